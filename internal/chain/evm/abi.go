@@ -1,0 +1,167 @@
+package evm
+
+import (
+	"encoding/binary"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/x402"
+)
+
+// Multicall3 is the canonical aggregator, at the same address on every chain.
+func Multicall3() chain.Address {
+	return mustAddress("0xcA11bde05977b3631167028862bE2a173976CA11")
+}
+
+// mustAddress and mustHash are for the constants of this package, which its
+// tests parse; a typing error gives the zero value and fails them.
+func mustAddress(s string) chain.Address {
+	a, _ := chain.ParseAddress(s)
+	return a
+}
+
+func mustHash(s string) chain.Hash {
+	h, _ := chain.ParseHash(s)
+	return h
+}
+
+// Function selectors. Source: EIP-20, EIP-712, EIP-1271, EIP-3009 and the
+// FiatToken and Multicall3 contracts; the tests recompute each.
+const (
+	selTransferVRS        = 0xe3ee160e // transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)
+	selTransferBytes      = 0xcf092995 // transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)
+	selAuthorizationState = 0xe94a0102 // authorizationState(address,bytes32)
+	selBalanceOf          = 0x70a08231 // balanceOf(address)
+	selName               = 0x06fdde03 // name()
+	selVersion            = 0x54fd4d50 // version()
+	selDecimals           = 0x313ce567 // decimals()
+	selDomainSeparator    = 0x3644e515 // DOMAIN_SEPARATOR()
+	selIsValidSignature   = 0x1626ba7e // isValidSignature(bytes32,bytes)
+	selAggregate3         = 0x82ad56cb // aggregate3((address,bool,bytes)[])
+)
+
+type word = [32]byte
+
+func addressWord(a chain.Address) (w word) {
+	copy(w[12:], a[:])
+	return w
+}
+
+func intWord(n int) word { return word(x402.NewUint256(uint64(n))) } //nolint:gosec // lengths and offsets, never negative
+
+// pack writes a selector and static words.
+func pack(selector uint32, words ...word) []byte {
+	b := make([]byte, 4, 4+32*len(words)+96)
+	binary.BigEndian.PutUint32(b, selector)
+	for i := range words {
+		b = append(b, words[i][:]...)
+	}
+	return b
+}
+
+// appendBytes writes a dynamic bytes value: length, content, padding.
+func appendBytes(b, v []byte) []byte {
+	n := intWord(len(v))
+	b = append(b, n[:]...)
+	b = append(b, v...)
+	if pad := len(v) % 32; pad != 0 {
+		b = append(b, make([]byte, 32-pad)...)
+	}
+	return b
+}
+
+// TransferData is the calldata of transferWithAuthorization. A 65-byte
+// signature takes the v,r,s overload, any other the bytes overload (FiatToken
+// v2.2, which asks the payer's code: EIP-1271).
+func TransferData(a Authorization, signature []byte) []byte {
+	if len(signature) != 65 {
+		return TransferBytesData(a, signature)
+	}
+	v, r, s := intWord(int(signature[64])), word(signature[:32]), word(signature[32:64])
+	return pack(selTransferVRS, append(a.words(), v, r, s)...)
+}
+
+// TransferBytesData is TransferData by the bytes overload whatever the length.
+func TransferBytesData(a Authorization, signature []byte) []byte {
+	words := a.words()
+	words = append(words, intWord(32*(len(words)+1)))
+	return appendBytes(pack(selTransferBytes, words...), signature)
+}
+
+func (a Authorization) words() []word {
+	return []word{
+		addressWord(a.From), addressWord(a.To), word(a.Value),
+		word(a.ValidAfter), word(a.ValidBefore), word(a.Nonce),
+	}
+}
+
+// Call3 is one call of Multicall3's aggregate3.
+type Call3 struct {
+	Target       chain.Address
+	AllowFailure bool
+	Data         []byte
+}
+
+// Aggregate3Data is the calldata of aggregate3.
+func Aggregate3Data(calls []Call3) []byte {
+	b := pack(selAggregate3, intWord(32), intWord(len(calls)))
+	offset := 32 * len(calls)
+	for _, c := range calls {
+		w := intWord(offset)
+		b = append(b, w[:]...)
+		offset += 4*32 + (len(c.Data)+31)/32*32
+	}
+	for _, c := range calls {
+		target, allow, at := addressWord(c.Target), word{}, intWord(96)
+		if c.AllowFailure {
+			allow[31] = 1
+		}
+		b = append(b, target[:]...)
+		b = append(b, allow[:]...)
+		b = append(b, at[:]...)
+		b = appendBytes(b, c.Data)
+	}
+	return b
+}
+
+// AuthorizationStateData asks whether an EIP-3009 authorization is spent.
+func AuthorizationStateData(payer chain.Address, nonce chain.Hash) []byte {
+	return pack(selAuthorizationState, addressWord(payer), word(nonce))
+}
+
+// BalanceOfData asks for a token balance.
+func BalanceOfData(owner chain.Address) []byte { return pack(selBalanceOf, addressWord(owner)) }
+
+// IsValidSignatureData asks a wallet about a signature (EIP-1271).
+func IsValidSignatureData(digest chain.Hash, signature []byte) []byte {
+	return appendBytes(pack(selIsValidSignature, word(digest), intWord(64)), signature)
+}
+
+// IsValidSignatureResult says whether a wallet answered with the EIP-1271
+// magic value.
+func IsValidSignatureResult(b []byte) bool {
+	return len(b) >= 4 && binary.BigEndian.Uint32(b) == selIsValidSignature
+}
+
+// NameData asks for a token's name.
+func NameData() []byte { return pack(selName) }
+
+// VersionData asks for a token's EIP-712 version.
+func VersionData() []byte { return pack(selVersion) }
+
+// DecodeString reads one string return value.
+func DecodeString(b []byte) (string, bool) { return abiString(b) }
+
+// DecodeUint256 reads one word return value.
+func DecodeUint256(b []byte) (x402.Uint256, bool) {
+	if len(b) < 32 {
+		return x402.Uint256{}, false
+	}
+	return x402.Uint256(b[:32]), true
+}
+
+// DecodeBool reads one bool return value.
+func DecodeBool(b []byte) (value, ok bool) {
+	u, ok := DecodeUint256(b)
+	n, small := u.Uint64()
+	return n == 1, ok && small && n < 2
+}

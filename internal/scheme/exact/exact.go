@@ -1,0 +1,256 @@
+// Package exact is scheme "exact" with EIP-3009 on an EVM chain: the payer
+// signs a transferWithAuthorization of exactly the asked amount.
+//
+// Source: official SDK 2.27, exact/eip3009; where we differ is in
+// docs/divergences.md.
+package exact
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/chain/evm"
+	"facilitator/internal/payment"
+	"facilitator/internal/scheme"
+	"facilitator/internal/x402"
+)
+
+// Config of the scheme on one chain.
+type Config struct {
+	Network x402.Network
+	ChainID uint64
+	// Sender is the address simulations run from: a lane of this chain.
+	Sender chain.Address
+	// Factories that may be called to deploy a payer's wallet (ERC-6492).
+	Factories []chain.Address
+	// MaxGas of one payment, simulated or sent (I8).
+	MaxGas uint64
+}
+
+// Scheme is safe for concurrent use.
+type Scheme struct {
+	Config
+	client *evm.Client
+	tokens *evm.Tokens
+}
+
+var _ scheme.Scheme = (*Scheme)(nil)
+
+// New judges by way of client.
+func New(cfg Config, client *evm.Client, tokens *evm.Tokens) *Scheme {
+	return &Scheme{Config: cfg, client: client, tokens: tokens}
+}
+
+// Name is "exact".
+func (s *Scheme) Name() x402.SchemeName { return x402.SchemeExact }
+
+// Parse reads requirements and authorization. A payload of another asset
+// transfer method is refused with unsupported_payload_type.
+func (s *Scheme) Parse(req *x402.Request) (scheme.Payment, error) {
+	p := &exactPayment{scheme: s, req: req}
+	var err error
+	if p.asset, err = chain.ParseAddress(req.Requirements.Asset); err != nil {
+		return nil, &x402.FieldError{Path: "paymentRequirements.asset", Problem: err.Error()}
+	}
+	if p.auth.To, err = chain.ParseAddress(req.Requirements.PayTo); err != nil {
+		return nil, &x402.FieldError{Path: "paymentRequirements.payTo", Problem: err.Error()}
+	}
+	p.payTo = p.auth.To
+	if p.name, err = req.Requirements.Extra.OptionalString("name"); err != nil {
+		return nil, err
+	}
+	if p.version, err = req.Requirements.Extra.OptionalString("version"); err != nil {
+		return nil, err
+	}
+	switch {
+	case req.Payload.Has("authorization"):
+	case req.Payload.Has("permit2Authorization"), req.Payload.Has("delegationManager"):
+		return nil, x402.Reject(x402.ReasonUnsupportedPayload, "only EIP-3009 authorizations are supported")
+	default:
+		return nil, x402.Reject(x402.ReasonUnsupportedPayload, "payload holds no authorization")
+	}
+	if err := p.readAuthorization(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *exactPayment) readAuthorization() error {
+	a, err := p.req.Payload.Object("authorization")
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		key string
+		to  *chain.Address
+	}{{"from", &p.auth.From}, {"to", &p.auth.To}} {
+		text, err := a.String(f.key)
+		if err != nil {
+			return err
+		}
+		if *f.to, err = chain.ParseAddress(text); err != nil {
+			return a.Invalid(f.key, err.Error())
+		}
+		if f.key == "from" {
+			p.payerText = text
+		}
+	}
+	if p.auth.From.IsZero() {
+		return a.Invalid("from", "must not be the zero address")
+	}
+	for _, f := range []struct {
+		key string
+		to  *x402.Uint256
+	}{{"value", &p.auth.Value}, {"validAfter", &p.auth.ValidAfter}, {"validBefore", &p.auth.ValidBefore}} {
+		if *f.to, err = a.Uint256(f.key); err != nil {
+			return err
+		}
+	}
+	nonce, err := a.String("nonce")
+	if err != nil {
+		return err
+	}
+	if p.auth.Nonce, err = chain.ParseHash(nonce); err != nil {
+		return a.Invalid("nonce", err.Error())
+	}
+	signature, err := p.req.Payload.String("signature")
+	if err != nil {
+		return err
+	}
+	if p.signature, err = evm.ParseSignature(signature); err != nil {
+		return p.req.Payload.Invalid("signature", err.Error())
+	}
+	return nil
+}
+
+// Terms of the payment. The nonce is consumed by the token itself.
+func (p *exactPayment) Terms() payment.Terms {
+	return payment.Terms{
+		Key:    payment.Key{Network: p.scheme.Network, Contract: p.asset, Payer: p.auth.From, Nonce: p.auth.Nonce},
+		Scheme: x402.SchemeExact, Asset: p.asset, PayTo: p.payTo, Amount: p.req.Requirements.Amount,
+		ValidAfter: p.auth.ValidAfter, ValidBefore: p.auth.ValidBefore,
+		Call:          p.call(),
+		SignatureHash: p.signatureHash(),
+	}
+}
+
+// signatureHash covers all that the signature field held.
+func (p *exactPayment) signatureHash() chain.Hash {
+	h := sha256.New()
+	h.Write(p.signature.Factory[:])
+	inner := sha256.Sum256(p.signature.Inner)
+	h.Write(inner[:])
+	h.Write(p.signature.FactoryData)
+	return chain.Hash(h.Sum(nil))
+}
+
+// call is a plain transferWithAuthorization, or for a wallet that is not
+// deployed yet one aggregate3 that deploys it and transfers: both or, for all
+// that it costs, nothing. The deployment may fail (somebody else may be
+// faster), the transfer may not.
+func (p *exactPayment) call() chain.Call {
+	if !p.deploy {
+		return chain.Call{To: p.asset, Data: evm.TransferData(p.auth, p.canonical())}
+	}
+	return chain.Call{To: evm.Multicall3(), Data: evm.Aggregate3Data([]evm.Call3{
+		{Target: p.signature.Factory, AllowFailure: true, Data: p.signature.FactoryData},
+		{Target: p.asset, Data: evm.TransferBytesData(p.auth, p.signature.Inner)},
+	})}
+}
+
+// canonical lifts v 0/1 of an ECDSA signature to the 27/28 that tokens ask
+// for. What a wallet's code is to judge is left as it came.
+func (p *exactPayment) canonical() []byte {
+	inner := p.signature.Inner
+	if !p.recovered || inner[64] >= 27 {
+		return inner
+	}
+	lifted := append([]byte(nil), inner...)
+	lifted[64] += 27
+	return lifted
+}
+
+// authorization rebuilds what was signed from the record.
+func authorization(t payment.Terms) evm.Authorization {
+	return evm.Authorization{
+		From: t.Key.Payer, To: t.PayTo, Value: t.Amount,
+		ValidAfter: t.ValidAfter, ValidBefore: t.ValidBefore, Nonce: t.Key.Nonce,
+	}
+}
+
+// Proves says whether a receipt shows these terms paid (I5).
+func (s *Scheme) Proves(t payment.Terms, r *chain.Receipt) bool {
+	return r.Succeeded && evm.Proves(r.Logs, t.Asset, authorization(t))
+}
+
+// Simulate runs the recorded call on the latest state.
+func (s *Scheme) Simulate(ctx context.Context, t payment.Terms) error {
+	_, err := s.client.Call(ctx, evm.Message{From: s.Sender, To: t.Call.To, Data: t.Call.Data, Gas: s.MaxGas})
+	revert, judged := evm.IsRevert(err)
+	if !judged {
+		return err
+	}
+	return s.diagnose(ctx, question{auth: authorization(t), asset: t.Asset}, revert)
+}
+
+// Fate says what the chain holds of an authorization since a block (I6).
+// authorizationState alone is not "paid": cancelling and receiveWithAuthorization
+// set the same bit.
+func (s *Scheme) Fate(ctx context.Context, t payment.Terms, since uint64) (scheme.Fate, error) {
+	out, err := s.client.Call(ctx, evm.Message{To: t.Asset, Data: evm.AuthorizationStateData(t.Key.Payer, t.Key.Nonce)})
+	if err != nil {
+		return scheme.Fate{}, err
+	}
+	spent, ok := evm.DecodeBool(out)
+	switch {
+	case !ok:
+		return scheme.Fate{}, fmt.Errorf("%w: authorizationState answered %d bytes", chain.ErrUnavailable, len(out))
+	case !spent:
+		return scheme.Fate{Kind: scheme.FateUnused}, nil
+	}
+	used, err := s.receiptsWith(ctx, evm.EventAuthorizationUsed(), t, since)
+	if err != nil {
+		return scheme.Fate{}, err
+	}
+	for _, r := range used {
+		if s.Proves(t, r) {
+			return scheme.Fate{Kind: scheme.FatePaid, Receipt: r}, nil
+		}
+	}
+	if len(used) > 0 {
+		return scheme.Fate{Kind: scheme.FateConsumed, Receipt: used[0], Detail: "the authorization was used for another transfer"}, nil
+	}
+	canceled, err := s.receiptsWith(ctx, evm.EventAuthorizationCanceled(), t, since)
+	if err != nil {
+		return scheme.Fate{}, err
+	}
+	if len(canceled) > 0 {
+		return scheme.Fate{Kind: scheme.FateConsumed, Receipt: canceled[0], Detail: "the payer cancelled the authorization"}, nil
+	}
+	return scheme.Fate{Kind: scheme.FateUnexplained}, nil
+}
+
+func (s *Scheme) receiptsWith(ctx context.Context, event chain.Hash, t payment.Terms, since uint64) ([]*chain.Receipt, error) {
+	hashes, err := s.client.TransactionsWithLog(ctx, t.Asset, evm.AuthorizationTopics(event, t.Key.Payer, t.Key.Nonce), since)
+	if err != nil || len(hashes) == 0 {
+		return nil, err
+	}
+	found, err := s.client.Receipts(ctx, hashes)
+	if err != nil {
+		return nil, err
+	}
+	receipts := make([]*chain.Receipt, 0, len(hashes))
+	for _, h := range hashes {
+		if found[h] == nil {
+			return nil, fmt.Errorf("%w: a log without its receipt", chain.ErrUnavailable)
+		}
+		receipts = append(receipts, found[h])
+	}
+	return receipts, nil
+}
+
+// errNoFacts keeps a token that tells nothing apart from a node that does not.
+var errNoFacts = errors.New("token tells no EIP-712 domain")
