@@ -1,0 +1,279 @@
+// Package settle brings a verified payment to its end, once, and tells it to
+// one caller. It claims; the relayer does the rest, whether or not anybody is
+// still waiting.
+package settle
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/scheme"
+	"facilitator/internal/x402"
+)
+
+// ErrNotSent says that a payment was claimed but nothing could be signed in
+// time: it was taken back, nothing was sent and nothing will be.
+var ErrNotSent = errors.New("nothing was sent")
+
+// Verifier judges; verify.Verifier is one.
+type Verifier interface {
+	Parse(req *x402.Request) (scheme.Payment, error)
+	Judge(ctx context.Context, p scheme.Payment) error
+	CheckOnly(ctx context.Context, p scheme.Payment) error
+}
+
+// Store is what settle needs of the record.
+type Store interface {
+	PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error)
+	PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error)
+	ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.Payment, fresh bool, _ error)
+	States(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.State, error)
+	TakeAnswer(ctx context.Context, id payment.ID) (bool, error)
+	ReturnAnswer(ctx context.Context, id payment.ID) error
+	Withdraw(ctx context.Context, id payment.ID, reason x402.Reason, message string) error
+}
+
+// Relayer moves claimed payments.
+type Relayer interface {
+	// Wake tells that a payment was queued on a network.
+	Wake(n x402.Network)
+	// Ready is nil while the network can settle.
+	Ready(n x402.Network) error
+	// Head is the latest block seen on a network.
+	Head(n x402.Network) chain.Head
+	// Confirmed says whether a payment's block is as deep as success asks for.
+	Confirmed(p *payment.Payment) bool
+}
+
+// Deps of a Settler; all are required.
+type Deps struct {
+	Verifier Verifier
+	Store    Store
+	Relayer  Relayer
+	Board    *Board
+	// Wait is how long a caller waits before it is told settlement_pending.
+	Wait time.Duration
+	// Crash is called with the name of each step; the crash suite dies in it.
+	Crash func(point string)
+}
+
+// Settler is safe for concurrent use.
+type Settler struct{ Deps }
+
+// New checks nothing and starts nothing.
+func New(d Deps) *Settler { return &Settler{Deps: d} }
+
+// Result is the answer to one /settle call that did not end in an error.
+type Result struct {
+	Payment payment.Payment
+	// Success is said to one caller of a payment (I2). If it can't be delivered,
+	// Undelivered must be called.
+	Success bool
+	// Reason and Message where Success is false: settlement_pending,
+	// duplicate_settlement or why the payment failed.
+	Reason  x402.Reason
+	Message string
+	// Payer in the spelling of the request.
+	Payer string
+	// Replayed: Success was told before, to a caller with the same idempotency key.
+	Replayed bool
+}
+
+// Settle claims the payment of req, or finds it claimed, and waits for its end
+// at most Wait. The context bounds waiting, never work: once claimed, a payment
+// is settled whoever hangs up.
+//
+// The error is *x402.FieldError, *x402.Rejection, or tells that no judgement
+// was possible. The result's payment is set as soon as there is a claim, with
+// an error too.
+func (s *Settler) Settle(ctx context.Context, req *x402.Request, idempotencyKey string) (Result, error) {
+	p, err := s.Verifier.Parse(req)
+	if err != nil {
+		return Result{}, err
+	}
+	result, err := s.settle(ctx, req, p, idempotencyKey)
+	result.Payer = p.Payer()
+	return result, err
+}
+
+func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Payment, idempotencyKey string) (Result, error) {
+	deadline := time.NewTimer(s.Wait)
+	defer deadline.Stop()
+	key := hashKey(idempotencyKey)
+	// The record comes before the chain: what we settled ourselves is spent on
+	// chain, and judging it anew would call our own success a failure.
+	known, err := s.Store.PaymentByKey(ctx, p.Terms().Key)
+	switch {
+	case errors.Is(err, payment.ErrNotFound):
+		known, err = s.claim(ctx, req, p, key)
+	case err == nil && known.State == payment.StateFailed && !known.Sent():
+		// Nothing of it ever left the service: a new call is a new try.
+		known, err = s.claim(ctx, req, p, key)
+	}
+	if err != nil {
+		return Result{Payment: known}, err
+	}
+	if !identical(&known, p.Terms()) {
+		return s.refuse(ctx, known, p)
+	}
+	return s.await(ctx, known.ID, key, deadline.C)
+}
+
+// claim judges a payment and records it; of concurrent claims one wins and the
+// others get the winner's payment.
+func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment, key chain.Hash) (payment.Payment, error) {
+	network := p.Terms().Key.Network
+	// Read before the simulation: what is used at or before this block makes the
+	// simulation fail, so it can't be taken for our success later (I6).
+	head := s.Relayer.Head(network)
+	if err := s.Verifier.Judge(ctx, p); err != nil {
+		return payment.Payment{}, err
+	}
+	s.Crash("verified")
+	if err := s.Relayer.Ready(network); err != nil {
+		return payment.Payment{}, err
+	}
+	resource := req.Resource
+	if len(resource) > maxResource {
+		resource = resource[:maxResource]
+	}
+	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
+		Terms: p.Terms(), Version: req.Version, Resource: resource, IdempotencyKey: key, ClaimedAtBlock: head.Number,
+	})
+	if err != nil {
+		return payment.Payment{}, err
+	}
+	if fresh {
+		s.Crash("claimed")
+		s.Relayer.Wake(network)
+	}
+	return claimed, nil
+}
+
+const (
+	maxResource = 2048
+	recordRetry = 250 * time.Millisecond
+)
+
+func hashKey(idempotencyKey string) chain.Hash {
+	if idempotencyKey == "" {
+		return chain.Hash{}
+	}
+	return sha256.Sum256([]byte(idempotencyKey))
+}
+
+// identical says whether a request is a repeat of the recorded one: the same
+// sale and the same signature, byte for byte.
+func identical(known *payment.Payment, t payment.Terms) bool {
+	return known.Terms.Fingerprint() == t.Fingerprint() && known.Terms.SignatureHash == t.SignatureHash
+}
+
+// refuse answers a request that names a recorded authorization without being a
+// repeat of it: another sale, or another signature. It never learns a success
+// (I2). What is wrong with the request itself is told first.
+func (s *Settler) refuse(ctx context.Context, known payment.Payment, p scheme.Payment) (Result, error) {
+	if err := s.Verifier.CheckOnly(ctx, p); err != nil {
+		return Result{Payment: known}, err
+	}
+	return Result{
+		Payment: known, Reason: x402.ReasonDuplicateSettlement,
+		Message: "this authorization is already taken by another settlement",
+	}, nil
+}
+
+// await waits for the payment's end and takes the right to tell it.
+func (s *Settler) await(ctx context.Context, id payment.ID, key chain.Hash, deadline <-chan time.Time) (Result, error) {
+	watch, stop := s.Board.Watch(id)
+	defer stop()
+	retry := time.NewTicker(recordRetry)
+	defer retry.Stop()
+	for {
+		p, err := s.Store.PaymentByID(ctx, id)
+		if err != nil {
+			// The claim stands whatever the record's health: ask again until the
+			// caller's time is up.
+			select {
+			case <-retry.C:
+				continue
+			case <-ctx.Done():
+			case <-deadline:
+			}
+			return Result{Payment: payment.Payment{ID: id}}, err
+		}
+		switch {
+		case p.State == payment.StateFailed && p.Evidence != nil && p.Evidence.Kind == payment.EvidenceNotSent:
+			return Result{Payment: p}, fmt.Errorf("%w: %s", ErrNotSent, p.Message)
+		case p.State == payment.StateFailed:
+			return Result{Payment: p, Reason: p.Reason, Message: p.Message}, nil
+		case p.Settled() && s.Relayer.Confirmed(&p):
+			return s.succeed(ctx, p, key)
+		}
+		select {
+		case <-watch:
+		case <-ctx.Done():
+			// Nobody is there to be answered. The next identical call collects.
+			return Result{Payment: p}, context.Cause(ctx)
+		case <-deadline:
+			return s.giveUp(ctx, p)
+		}
+	}
+}
+
+// succeed tells success to the one caller who may hear it (I2).
+func (s *Settler) succeed(ctx context.Context, p payment.Payment, key chain.Hash) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{Payment: p}, err
+	}
+	first, err := s.Store.TakeAnswer(context.WithoutCancel(ctx), p.ID)
+	if err != nil {
+		return Result{Payment: p}, err
+	}
+	s.Crash("answer_taken")
+	switch {
+	case first:
+		return Result{Payment: p, Success: true}, nil
+	case !key.IsZero() && key == p.IdempotencyKey:
+		return Result{Payment: p, Success: true, Replayed: true}, nil
+	}
+	return Result{
+		Payment: p, Reason: x402.ReasonDuplicateSettlement,
+		Message: "this payment is settled and its success was told before",
+	}, nil
+}
+
+// giveUp ends the wait. A payment that is signed goes on and is pending. One
+// for which nothing is signed is taken back, so that "not paid" is true.
+func (s *Settler) giveUp(ctx context.Context, p payment.Payment) (Result, error) {
+	if p.State == payment.StateQueued && !p.Sent() {
+		const message = "no relayer wallet could take the payment in time"
+		err := s.Store.Withdraw(context.WithoutCancel(ctx), p.ID, x402.ReasonUnexpectedSettle, message)
+		if err == nil {
+			return Result{Payment: p}, fmt.Errorf("%w: %s", ErrNotSent, message)
+		}
+		if !errors.Is(err, payment.ErrTransition) {
+			return Result{Payment: p}, err
+		}
+		// A lane was faster: it is signed by now.
+		if p, err = s.Store.PaymentByID(ctx, p.ID); err != nil {
+			return Result{Payment: payment.Payment{ID: p.ID}}, err
+		}
+	}
+	return Result{
+		Payment: p, Reason: x402.ReasonSettlementPending,
+		Message: "the transaction is not mined yet; repeat the identical call to collect the result",
+	}, nil
+}
+
+// Undelivered gives the right to tell success back when the answer could not be
+// written, so that the next identical call collects it.
+func (s *Settler) Undelivered(ctx context.Context, r Result) error {
+	if !r.Success || r.Replayed {
+		return nil
+	}
+	return s.Store.ReturnAnswer(context.WithoutCancel(ctx), r.Payment.ID)
+}
