@@ -1,0 +1,217 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Load reads the configuration and checks all of it. What is said later wins:
+//
+//  1. the defaults, which are tags of [Config];
+//  2. the YAML file at path, if path is not empty;
+//  3. the overlays, YAML documents of a program rather than of a person, in their order;
+//  4. the environment, as [os.Environ] gives it.
+//
+// Maps merge, lists replace the list before them, and null says nothing. A
+// secret may be given as the path of a file that holds it, by appending _file
+// to its key or _FILE to its variable; a relative path starts at the working
+// directory. Files are read last, and only those that no later source overrode.
+//
+// The error is [Problems] with everything that is wrong, unless the
+// configuration file could not be read at all.
+func Load(path string, environ []string, overlays ...[]byte) (*Config, error) {
+	l := &loader{
+		config:  &Config{Chains: map[string]*Chain{}},
+		origins: map[string]string{},
+		files:   map[string]string{},
+	}
+	l.setDefaults(reflect.ValueOf(l.config).Elem())
+
+	if path != "" {
+		text, err := os.ReadFile(path) //nolint:gosec // G304: the operator names the file
+		if err != nil {
+			return nil, fmt.Errorf("read configuration: %w", err)
+		}
+		l.readYAML(path, text)
+	}
+	for i, text := range overlays {
+		l.readYAML(fmt.Sprintf("overlay %d", i+1), text)
+	}
+	l.readEnvironment(environ)
+	l.readSecretFiles()
+	if !l.unreadable {
+		l.check()
+	}
+
+	if len(l.problems) > 0 {
+		return nil, l.problems
+	}
+	return l.config, nil
+}
+
+// loader is one run of Load.
+type loader struct {
+	config     *Config
+	problems   Problems
+	origins    map[string]string // path of a setting → where it was given last
+	files      map[string]string // path of a secret → name of the file that holds it
+	unreadable bool              // a document was no YAML: what it lacks proves nothing
+}
+
+func (l *loader) problem(path, where, format string, args ...any) {
+	l.problems = append(l.problems, Problem{Path: path, Where: where, Text: fmt.Sprintf(format, args...)})
+}
+
+// setDefaults gives every setting under v its default. Entries of maps and
+// lists get theirs when they are made.
+func (l *loader) setDefaults(v reflect.Value) {
+	each("", v, func(path string, field reflect.StructField, v reflect.Value) {
+		if text, ok := field.Tag.Lookup("default"); ok {
+			if err := setText(v, text); err != nil {
+				l.problem(path, "", "its default %s", err)
+			}
+		}
+	})
+}
+
+// chain returns the chain with that key, made with its defaults if need be.
+func (l *loader) chain(key string) reflect.Value {
+	c := l.config.Chains[key]
+	if c == nil {
+		c = &Chain{}
+		l.setDefaults(reflect.ValueOf(c).Elem())
+		if asset := defaultAsset(key); asset != "" {
+			c.Assets = []string{asset}
+		}
+		l.config.Chains[key] = c
+	}
+	return reflect.ValueOf(c).Elem()
+}
+
+// setSecret and setSecretFile leave one of the two: what was said last.
+
+func (l *loader) setSecret(path string, v reflect.Value, value string) {
+	delete(l.files, path)
+	v.SetString(value)
+}
+
+func (l *loader) setSecretFile(path string, v reflect.Value, name string) {
+	l.files[path] = name
+	v.SetString("")
+}
+
+// forget drops what was noted about the settings under path, because a list
+// replaces them.
+func (l *loader) forget(path string) {
+	for p := range l.origins {
+		if strings.HasPrefix(p, path+"[") {
+			delete(l.origins, p)
+		}
+	}
+	for p := range l.files {
+		if strings.HasPrefix(p, path+"[") {
+			delete(l.files, p)
+		}
+	}
+}
+
+// readSecretFiles reads the files that hold secrets. Lists have their final
+// length by now, so every setting stays where it is.
+func (l *loader) readSecretFiles() {
+	each("", reflect.ValueOf(l.config).Elem(), func(path string, _ reflect.StructField, v reflect.Value) {
+		name, ok := l.files[path]
+		if !ok {
+			return
+		}
+		value, err := readSecretFile(name)
+		if err != nil {
+			l.problem(path, l.origins[path], "cannot be read from %s: %v", printableFile(name), err)
+			return
+		}
+		v.SetString(value)
+	})
+}
+
+// maxSecretBytes is far above any key or URL, and far below what would hurt.
+const maxSecretBytes = 64 << 10
+
+func readSecretFile(name string) (string, error) {
+	f, err := os.Open(name) //nolint:gosec // G304: the operator names the file
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	value := strings.TrimRight(string(text), "\r\n")
+	switch {
+	case len(text) > maxSecretBytes:
+		return "", errors.New("it is too large for a secret")
+	case value == "":
+		return "", errors.New("it is empty")
+	}
+	return value, nil
+}
+
+// withoutPath leaves the cause of an error of the file system. The path is
+// added by the caller, if it may be.
+func withoutPath(err error) error {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathErr.Err
+	}
+	return err
+}
+
+var keyOrURL = regexp.MustCompile(`(?i)^(0x)?[0-9a-f]{40,}$|://`)
+
+// printableFile is the name of a file, unless somebody put the secret itself
+// where the name of its file belongs.
+func printableFile(name string) string {
+	if keyOrURL.MatchString(name) {
+		return "a file (its name looks like the secret itself)"
+	}
+	return name
+}
+
+// each calls visit for every setting and section under v, a struct, in the
+// order of the fields; entries of maps come in the order of their keys.
+func each(path string, v reflect.Value, visit func(path string, field reflect.StructField, v reflect.Value)) {
+	for i := range v.NumField() {
+		field, fv := v.Type().Field(i), v.Field(i)
+		at := join(path, field.Tag.Get("yaml"))
+		visit(at, field, fv)
+		switch {
+		case isLeaf(fv.Type()):
+		case fv.Kind() == reflect.Struct:
+			each(at, fv, visit)
+		case fv.Kind() == reflect.Map:
+			keys := fv.MapKeys()
+			slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+			for _, key := range keys {
+				each(join(at, key.String()), fv.MapIndex(key).Elem(), visit)
+			}
+		case fv.Kind() == reflect.Slice:
+			for i := range fv.Len() {
+				each(index(at, i), fv.Index(i), visit)
+			}
+		}
+	}
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func index(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }

@@ -1,0 +1,204 @@
+package config
+
+import (
+	"errors"
+	"maps"
+	"net"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"facilitator/internal/chain"
+)
+
+// check looks at the whole configuration, after every source has spoken.
+func (l *loader) check() {
+	each("", reflect.ValueOf(l.config).Elem(), l.checkTags)
+	c := l.config
+	l.checkHTTP(c.HTTP)
+	l.checkMetrics(c.Metrics, c.HTTP)
+	if c.Log.Format != "json" && c.Log.Format != "text" {
+		l.wrong("log.format", "must be json or text")
+	}
+	l.checkURL("database.url", c.Database.URL, "postgres", "postgresql")
+
+	named := map[string]string{} // v1 name → path of its chain
+	for _, network := range slices.Sorted(maps.Keys(c.Chains)) {
+		path := join("chains", network)
+		l.checkChain(path, network, c.Chains[network])
+		name := c.Chains[network].V1Name
+		if other, taken := named[name]; taken && name != "" {
+			l.wrong(join(path, "v1_name"), "is the name of %s too", other)
+		}
+		named[name] = path
+	}
+}
+
+// wrong reports a problem with the value of a setting, unless the setting has
+// one already: a value that could not be read leaves another in its place.
+func (l *loader) wrong(path, format string, args ...any) {
+	if slices.ContainsFunc(l.problems, func(p Problem) bool { return p.Path == path }) {
+		return
+	}
+	l.problem(path, l.origin(path), format, args...)
+}
+
+// origin is where the setting was given, or the nearest section around it.
+func (l *loader) origin(path string) string {
+	for path != "" {
+		if where, ok := l.origins[path]; ok {
+			return where
+		}
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+	}
+	return ""
+}
+
+func (l *loader) checkTags(path string, field reflect.StructField, v reflect.Value) {
+	if field.Tag.Get("required") != "" {
+		switch {
+		case isSecret(v.Type()) && v.IsZero():
+			l.wrong(path, "is required: set it, %s%s or %s", field.Tag.Get("yaml"), fileSuffix, envName(path))
+		case v.Kind() != reflect.String && v.Len() == 0:
+			l.wrong(path, "needs at least one entry")
+		}
+	}
+	if limits := field.Tag.Get("range"); limits != "" {
+		switch ok, err := inRange(v, limits); {
+		case err != nil:
+			l.wrong(path, "%v", err)
+		case !ok:
+			low, high, _ := strings.Cut(limits, "..")
+			l.wrong(path, "must be between %s and %s", low, high)
+		}
+	}
+}
+
+var pathPrefix = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)*$`)
+
+func (l *loader) checkHTTP(c HTTP) {
+	if !isHostPort(c.Address) {
+		l.wrong("http.address", "must be host:port")
+	}
+	if !pathPrefix.MatchString(c.PathPrefix) {
+		l.wrong("http.path_prefix", "must begin with a slash, end without one, and hold only letters, digits and . _ ~ -")
+	}
+}
+
+func (l *loader) checkMetrics(c Metrics, http HTTP) {
+	switch {
+	case c.Address == "same" || c.Address == "off":
+	case !isHostPort(c.Address):
+		l.wrong("metrics.address", "must be host:port, same or off")
+	case c.Address == http.Address && !strings.HasSuffix(c.Address, ":0"):
+		l.wrong("metrics.address", "is http.address: say same to share the listener")
+	}
+}
+
+func isHostPort(address string) bool {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
+}
+
+// checkURL looks at the form only. It drops the parser's message, which quotes the URL.
+func (l *loader) checkURL(path string, value Secret, schemes ...string) {
+	if value == "" {
+		return // required, and reported as such
+	}
+	u, err := url.Parse(value.Reveal())
+	switch {
+	case err != nil || u.Opaque != "":
+		l.wrong(path, "is not a valid URL")
+	case !slices.Contains(schemes, u.Scheme):
+		l.wrong(path, "must begin with %s://", strings.Join(schemes, ":// or "))
+	case u.Host == "" && !slices.Contains(schemes, "postgres"): // a Postgres URL may name a socket in its query
+		l.wrong(path, "names no host")
+	}
+}
+
+var (
+	caip2  = regexp.MustCompile(`^eip155:([1-9][0-9]{0,15})$`)
+	v1Name = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
+)
+
+// maxChainID is the largest integer that every JSON reader keeps exact.
+const maxChainID = 1<<53 - 1
+
+func (l *loader) checkChain(path, network string, c *Chain) {
+	if m := caip2.FindStringSubmatch(network); m == nil {
+		l.wrong(path, "is not a CAIP-2 EVM network such as eip155:8453")
+	} else if id, err := strconv.ParseUint(m[1], 10, 64); err != nil || id > maxChainID {
+		l.wrong(path, "has a chain id above 2^53-1")
+	}
+	l.checkURL(join(path, "rpc_url"), c.RPCURL, "http", "https")
+	if c.V1Name != "" && !v1Name.MatchString(c.V1Name) {
+		l.wrong(join(path, "v1_name"), "must be lower-case letters, digits and hyphens, 64 at most")
+	}
+	if len(c.Assets) == 0 && !c.AllowAnyAsset {
+		l.wrong(join(path, "assets"), "needs at least one token contract, or set allow_any_asset")
+	}
+	l.checkAddresses(join(path, "assets"), c.Assets)
+	l.checkAddresses(join(path, "eip6492_factories"), c.Factories)
+	l.checkLanes(join(path, "lanes"), c.Lanes)
+	if c.FinalityDepth != 0 && c.FinalityDepth < c.Confirmations {
+		l.wrong(join(path, "finality_depth"), "must be 0 or at least confirmations")
+	}
+	if c.Fees.MaxPriorityFeePerGas > c.Fees.MaxFeePerGas {
+		l.wrong(join(path, "fees.max_priority_fee_per_gas"), "must not exceed max_fee_per_gas")
+	}
+}
+
+func (l *loader) checkAddresses(path string, addresses []string) {
+	first := map[chain.Address]int{}
+	for i, text := range addresses {
+		at := index(path, i)
+		address, err := chain.ParseAddress(text)
+		j, seen := first[address]
+		switch {
+		case errors.Is(err, chain.ErrAddressChecksum):
+			l.wrong(at, "has a wrong checksum (EIP-55): look for a typing error")
+		case err != nil:
+			l.wrong(at, "must be an address: 0x and 40 hex digits")
+		case address == chain.Address{}:
+			l.wrong(at, "must not be the zero address")
+		case seen:
+			l.wrong(at, "is the address of %s too", index(path, j))
+		default:
+			first[address] = i
+		}
+	}
+}
+
+// curveOrder is the order of secp256k1. Keys are below it.
+const curveOrder = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
+
+var hexKey = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func (l *loader) checkLanes(path string, lanes []Lane) {
+	first := map[string]int{}
+	for i, lane := range lanes {
+		if lane.PrivateKey == "" {
+			continue // required, and reported as such
+		}
+		at := join(index(path, i), "private_key")
+		key := strings.TrimPrefix(strings.ToLower(lane.PrivateKey.Reveal()), "0x")
+		j, seen := first[key]
+		switch {
+		case !hexKey.MatchString(key):
+			l.wrong(at, "must be 32 bytes in hex")
+		case strings.Trim(key, "0") == "" || key >= curveOrder:
+			l.wrong(at, "is outside the range of private keys")
+		case seen:
+			l.wrong(at, "is the key of %s too", index(path, j))
+		default:
+			first[key] = i
+		}
+	}
+}
