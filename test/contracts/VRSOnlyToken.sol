@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.20;
+
+import {TestToken} from "./TestToken.sol";
+
+/// A token like USDC before version 2.2: it takes an authorization's signature
+/// as v, r and s only, so from nobody but accounts with a key.
+contract VRSOnlyToken is TestToken {
+    constructor(string memory name_, string memory version_) TestToken(name_, version_) {}
+
+    function transferWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        uint8 v,
+        bytes32 r,
+        bytes32 s
+    ) external {
+        require(!authorizationState[from][nonce], "VRSOnlyToken: authorization is used or canceled");
+        _authorize(from, to, value, validAfter, validBefore, nonce, abi.encodePacked(r, s, v));
+        authorizationState[from][nonce] = true;
+        emit AuthorizationUsed(from, nonce);
+        _transfer(from, to, value);
+    }
+}
