@@ -1,0 +1,125 @@
+// Package api is the REST edge: it turns HTTP into calls and results into HTTP.
+// Only here does a refusal or a fault become a status.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	v1 "facilitator/api/v1"
+	v2 "facilitator/api/v2"
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/settle"
+	"facilitator/internal/x402"
+)
+
+// Verifier answers /verify; verify.Verifier is one.
+type Verifier interface {
+	Verify(ctx context.Context, req *x402.Request) (payer string, _ error)
+}
+
+// Settler answers /settle; settle.Settler is one.
+type Settler interface {
+	Settle(ctx context.Context, req *x402.Request, idempotencyKey string) (settle.Result, error)
+	Undelivered(ctx context.Context, r settle.Result) error
+}
+
+// Payments answers /settlements.
+type Payments interface {
+	PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error)
+	PaymentsByTransaction(ctx context.Context, n x402.Network, hash chain.Hash) ([]payment.Payment, error)
+	PaymentsByNonce(ctx context.Context, n x402.Network, payer chain.Address, nonce chain.Hash) ([]payment.Payment, error)
+}
+
+// Deps of the API; all are required but Metrics and PathPrefix.
+type Deps struct {
+	Verifier  Verifier
+	Settler   Settler
+	Payments  Payments
+	Supported v2.SupportedResponse
+	Names     v1.Names
+	// Ready returns what keeps the service from serving, each safe to show;
+	// empty where nothing does.
+	Ready        func(ctx context.Context) []string
+	PathPrefix   string
+	MaxBodyBytes int64
+	// ReadTimeout of a body.
+	ReadTimeout time.Duration
+	Now         func() time.Time
+	Log         *slog.Logger
+	Registerer  prometheus.Registerer
+	// Metrics is served at /metrics where it is not nil.
+	Metrics http.Handler
+}
+
+type server struct {
+	Deps
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	answers  *prometheus.CounterVec
+}
+
+// New returns the handler of every route.
+func New(d Deps) http.Handler {
+	s := &server{
+		Deps: d,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "facilitator", Name: "http_requests_total", Help: "HTTP requests by route and status.",
+		}, []string{"route", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "facilitator", Name: "http_request_duration_seconds", Help: "Time to answer HTTP requests.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30},
+		}, []string{"route"}),
+		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "facilitator", Name: "answers_total", Help: "Answers of verify and settle by reason; empty is success.",
+		}, []string{"route", "reason"}),
+	}
+	d.Registerer.MustRegister(s.requests, s.seconds, s.answers)
+
+	root := chi.NewRouter()
+	root.NotFound(s.handle("none", s.notFound))
+	root.MethodNotAllowed(s.handle("none", s.methodNotAllowed))
+	routes := func(r chi.Router) {
+		r.NotFound(s.handle("none", s.notFound))
+		r.MethodNotAllowed(s.handle("none", s.methodNotAllowed))
+		r.Post("/verify", s.handle("/verify", s.verify))                        // resource servers
+		r.Post("/settle", s.handle("/settle", s.settle))                        // resource servers
+		r.Get("/supported", s.handle("/supported", s.supported))                // resource servers at their start
+		r.Get("/settlements", s.handle("/settlements", s.findSettlements))      // resource servers, to reconcile
+		r.Get("/settlements/{id}", s.handle("/settlements/{id}", s.settlement)) // resource servers, after settlement_pending
+		r.Get("/livez", s.handle("/livez", s.livez))                            // orchestrators: restart me?
+		r.Get("/readyz", s.handle("/readyz", s.readyz))                         // load balancers: send to me?
+		if d.Metrics != nil {
+			r.Method(http.MethodGet, "/metrics", d.Metrics) // Prometheus
+		}
+	}
+	if d.PathPrefix == "" {
+		root.Group(routes)
+	} else {
+		root.Route(d.PathPrefix, routes)
+	}
+	return collapseSlashes(root)
+}
+
+// collapseSlashes serves "//verify" as "/verify": version 1 servers join a base
+// URL that ends in a slash without looking, and a redirected POST would lose
+// its body.
+func collapseSlashes(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.Path
+		for len(path) > 1 && path[0] == '/' && path[1] == '/' {
+			path = path[1:]
+		}
+		if path != r.URL.Path {
+			r = r.Clone(r.Context())
+			r.URL.Path, r.URL.RawPath = path, ""
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,199 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/relayer"
+	"facilitator/internal/settle"
+	"facilitator/internal/x402"
+)
+
+// answer is what a handler decided. Nothing is written by handlers themselves.
+type answer struct {
+	status int
+	body   any
+	header map[string]string
+	// reason of a refusal, for metrics and log; empty for success.
+	reason x402.Reason
+	// attrs for the request's event.
+	attrs []slog.Attr
+	// fault is logged and never shown.
+	fault error
+	// undelivered is called if the answer provably reached nobody.
+	undelivered func()
+}
+
+// handler decides an answer; it reads by way of w and never writes to it.
+type handler func(w http.ResponseWriter, r *http.Request) answer
+
+// statusClientGone is logged where the client hung up before there was an answer.
+const statusClientGone = 499
+
+// retryAfter is what a caller of an unavailable service is asked to wait.
+const retryAfter = 2 * time.Second
+
+// handle writes a handler's answer, one log event and the metrics.
+func (s *server) handle(route string, h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		start := s.Now()
+		id := requestID(r)
+		w.Header().Set("X-Request-Id", id)
+		a := s.guard(h, w, r)
+		if a.status != statusClientGone {
+			if err := write(w, a); err != nil {
+				a.attrs = append(a.attrs, slog.Bool("undelivered", true))
+				if a.undelivered != nil {
+					a.undelivered()
+				}
+			}
+		}
+		took := s.Now().Sub(start)
+		s.requests.WithLabelValues(route, strconv.Itoa(a.status)).Inc()
+		s.seconds.WithLabelValues(route).Observe(took.Seconds())
+		if route == "/verify" || route == "/settle" {
+			s.answers.WithLabelValues(route, string(a.reason)).Inc()
+		}
+		s.event(r, route, id, took, a)
+	}
+}
+
+func (s *server) guard(h handler, w http.ResponseWriter, r *http.Request) (a answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			a = answer{
+				status: http.StatusInternalServerError, body: errorBody{Error: "internal error"},
+				fault: fmt.Errorf("panic: %v\n%s", p, debug.Stack()),
+			}
+		}
+	}()
+	return h(w, r)
+}
+
+func (s *server) event(r *http.Request, route, id string, took time.Duration, a answer) {
+	level := slog.LevelInfo
+	switch {
+	case a.status == http.StatusInternalServerError:
+		level = slog.LevelError
+	case a.status == http.StatusServiceUnavailable:
+		level = slog.LevelWarn
+	case route == "/livez" || route == "/readyz" || route == "/supported":
+		level = slog.LevelDebug
+	}
+	attrs := []slog.Attr{
+		slog.String("request_id", id), slog.String("method", r.Method), slog.String("route", route),
+		slog.Int("status", a.status), slog.Duration("took", took),
+	}
+	if a.reason != "" {
+		attrs = append(attrs, slog.String("reason", string(a.reason)))
+	}
+	if a.fault != nil {
+		attrs = append(attrs, slog.String("error", a.fault.Error()))
+	}
+	s.Log.LogAttrs(r.Context(), level, "request", append(attrs, a.attrs...)...)
+}
+
+// requestID takes a caller's id if it is harmless, else makes one.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	if id != "" && len(id) <= 64 && printableASCII(id) {
+		return id
+	}
+	made, err := uuid.NewRandom()
+	if err != nil {
+		return "none"
+	}
+	return made.String()
+}
+
+func printableASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// write sends the whole answer in one piece. An error means that the kernel
+// took none of it: a client that has read it can't be told apart from one that
+// has not once the kernel did.
+func write(w http.ResponseWriter, a answer) error {
+	body, err := json.Marshal(a.body)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	h := w.Header()
+	for k, v := range a.header {
+		h.Set(k, v)
+	}
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(a.status)
+	if _, err := w.Write(body); err != nil {
+		return fmt.Errorf("write answer: %w", err)
+	}
+	if err := http.NewResponseController(w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("flush answer: %w", err)
+	}
+	return nil
+}
+
+type errorBody struct {
+	Error string `json:"error"`
+}
+
+// fault maps an error that judges no payment to a status and a text that is
+// safe to show.
+func fault(r *http.Request, err error) answer {
+	unavailable := func(text string) answer {
+		return answer{
+			status: http.StatusServiceUnavailable, body: errorBody{Error: text}, fault: err,
+			header: map[string]string{"Retry-After": strconv.Itoa(int(retryAfter.Seconds()))},
+		}
+	}
+	switch {
+	case r.Context().Err() != nil:
+		return answer{status: statusClientGone, fault: err}
+	case errors.Is(err, relayer.ErrNotReady), errors.Is(err, settle.ErrNotSent):
+		return unavailable(err.Error())
+	case errors.Is(err, chain.ErrUnavailable):
+		return unavailable("the chain's node can't be reached, try again")
+	case errors.Is(err, payment.ErrUnavailable):
+		return unavailable("the record can't be reached, try again")
+	default:
+		return answer{status: http.StatusInternalServerError, body: errorBody{Error: "internal error"}, fault: err}
+	}
+}
+
+// readBody reads at most the configured bytes in at most the configured time.
+// The deadline is for the body alone: one that outlived it would end the
+// request's context in the middle of a long /settle.
+func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *answer) {
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(s.Now().Add(s.ReadTimeout)) // not every ResponseWriter has one
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.MaxBodyBytes))
+	_ = conn.SetReadDeadline(time.Time{})
+	if err == nil {
+		return body, nil
+	}
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, &answer{
+			status: http.StatusRequestEntityTooLarge,
+			body:   errorBody{Error: fmt.Sprintf("body is larger than %d bytes", s.MaxBodyBytes)},
+		}
+	}
+	return nil, &answer{status: http.StatusBadRequest, body: errorBody{Error: "body could not be read"}, fault: err}
+}

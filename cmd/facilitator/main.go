@@ -1,0 +1,73 @@
+// Command facilitator verifies and settles x402 payments.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// console is what a command may use of the process it runs in.
+type console struct {
+	environ  []string
+	out, err io.Writer
+}
+
+// errUsage says that the command line was wrong and has been explained.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], console{environ: os.Environ(), out: os.Stdout, err: os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+// run is main without the process: 0 is success, 1 failure, 2 wrong usage.
+func run(ctx context.Context, args []string, c console) int {
+	commands := map[string]func(context.Context, []string, console) error{
+		"serve": serve, "migrate": migrate, "dev": dev, "version": printVersion,
+	}
+	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		usage(c.out)
+		if len(args) == 0 {
+			return 2
+		}
+		return 0
+	}
+	command, ok := commands[args[0]]
+	if !ok {
+		fmt.Fprintf(c.err, "facilitator: unknown command %q\n\n", args[0])
+		usage(c.err)
+		return 2
+	}
+	switch err := command(ctx, args[1:], c); {
+	case err == nil:
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	default:
+		fmt.Fprintf(c.err, "facilitator %s: %v\n", args[0], err)
+		return 1
+	}
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, `facilitator verifies and settles x402 payments.
+
+Commands:
+  serve     run the service
+  migrate   up, down or status: the database schema
+  dev       run everything on this machine: a chain, a Postgres and the service
+  version   print the version
+
+"facilitator COMMAND -h" lists a command's flags.
+`)
+}

@@ -1,0 +1,281 @@
+// Package app is the composition root: it wires the service, starts it and
+// stops it in order. It is the only package that sees all the others.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"facilitator/api"
+	"facilitator/internal/config"
+	"facilitator/internal/payment"
+	"facilitator/internal/relayer"
+	"facilitator/internal/settle"
+	"facilitator/internal/store"
+	"facilitator/internal/verify"
+)
+
+// The store implements what its users declare.
+var (
+	_ verify.Record = (*store.Store)(nil)
+	_ settle.Store  = (*store.Store)(nil)
+	_ relayer.Store = (*store.Store)(nil)
+	_ api.Payments  = (*store.Store)(nil)
+)
+
+// Options are what the command line and tests decide; zero values do.
+type Options struct {
+	Log     *slog.Logger
+	Now     func() time.Time
+	Version string
+	// Crash is called with the name of each step of a settlement.
+	Crash func(point string)
+}
+
+// App is a wired service. Run must be called, or Close.
+type App struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	store    *store.Store
+	board    *settle.Board
+	chains   chains
+	handler  http.Handler
+	metrics  http.Handler
+	listener net.Listener
+	// metricsListener is nil where metrics have no listener of their own.
+	metricsListener net.Listener
+	draining        atomic.Bool
+}
+
+// boardInterval is how often callers of one replica learn what another settled.
+const boardInterval = 250 * time.Millisecond
+
+// New checks everything that can be checked and listens. What can't heal by
+// itself is an error; a node that can't be reached leaves the service not ready.
+func New(ctx context.Context, cfg *config.Config, o Options) (*App, error) {
+	if o.Crash == nil {
+		o.Crash = func(string) {}
+	}
+	a := &App{cfg: cfg, log: o.Log}
+	if err := a.wire(ctx, o); err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *App) wire(ctx context.Context, o Options) error {
+	var err error
+	if a.store, err = openStore(ctx, a.cfg, a.log); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	a.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	a.board = settle.NewBoard(a.store, boardInterval, a.log)
+
+	if a.chains, err = wireChains(ctx, a, o, relayer.NewMetrics(registry)); err != nil {
+		return err
+	}
+	verifier := verify.New(a.chains.networks(), a.store, o.Now)
+	settler := settle.New(settle.Deps{
+		Verifier: verifier, Store: a.store, Relayer: a.chains, Board: a.board,
+		Wait: a.cfg.Settle.Wait, Crash: o.Crash,
+	})
+	deps := api.Deps{
+		Verifier: verifier, Settler: settler, Payments: a.store,
+		Supported: a.chains.supported(), Names: a.chains.names(), Ready: a.problems,
+		PathPrefix: a.cfg.HTTP.PathPrefix, MaxBodyBytes: a.cfg.HTTP.MaxBodyBytes, ReadTimeout: a.cfg.HTTP.ReadTimeout,
+		Now: o.Now, Log: a.log, Registerer: registry,
+	}
+	if a.cfg.Metrics.Address == "same" {
+		deps.Metrics = a.metrics
+	}
+	a.handler = api.New(deps)
+	return a.listen(ctx)
+}
+
+func (a *App) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	var err error
+	if a.listener, err = lc.Listen(ctx, "tcp", a.cfg.HTTP.Address); err != nil {
+		return fmt.Errorf("http.address: %w", err)
+	}
+	if address := a.cfg.Metrics.Address; address != "same" && address != "off" {
+		if a.metricsListener, err = lc.Listen(ctx, "tcp", address); err != nil {
+			return fmt.Errorf("metrics.address: %w", err)
+		}
+	}
+	return nil
+}
+
+func buildInfo(version string) prometheus.Collector {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "facilitator", Name: "build_info", Help: "Always 1; the label tells the version.",
+	}, []string{"version"})
+	g.WithLabelValues(version).Set(1)
+	return g
+}
+
+// openStore connects and makes sure that the schema is this binary's.
+func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*store.Store, error) {
+	s, err := store.Open(ctx, cfg.Database.URL.Reveal(), store.Options{
+		MaxConnections: cfg.Database.MaxConnections, Timeout: cfg.Database.Timeout,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Database.Migrate {
+		applied, err := s.MigrateUp(ctx)
+		if err != nil {
+			s.Close()
+			return nil, fmt.Errorf("migrate: %w", err)
+		}
+		if len(applied) > 0 {
+			log.InfoContext(ctx, "database migrated", slog.Any("versions", applied))
+		}
+		return s, nil
+	}
+	pending, err := s.PendingMigrations(ctx)
+	if err == nil && pending > 0 {
+		err = fmt.Errorf("%d migrations are missing: run \"facilitator migrate up\" or set database.migrate", pending)
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Address is where the API listens.
+func (a *App) Address() string { return a.listener.Addr().String() }
+
+// PathPrefix stands before every route.
+func (a *App) PathPrefix() string { return a.cfg.HTTP.PathPrefix }
+
+// MetricsAddress is where metrics are served; empty where they are off.
+func (a *App) MetricsAddress() string {
+	switch {
+	case a.metricsListener != nil:
+		return a.metricsListener.Addr().String()
+	case a.cfg.Metrics.Address == "same":
+		return a.Address()
+	default:
+		return ""
+	}
+}
+
+// problems is what keeps the service from serving.
+func (a *App) problems(ctx context.Context) []string {
+	if a.draining.Load() {
+		return []string{"shutting down"}
+	}
+	var problems []string
+	if err := a.store.Ping(ctx); err != nil {
+		problems = append(problems, "the record can't be reached")
+	}
+	for _, c := range a.chains {
+		if err := c.relayer.Ready(); err != nil {
+			problems = append(problems, strings.TrimPrefix(err.Error(), relayer.ErrNotReady.Error()+" on "))
+		}
+	}
+	slices.Sort(problems)
+	return problems
+}
+
+// Run serves until ctx ends, then stops in order: not ready, in-flight requests
+// finished within the drain timeout, loops stopped, connections closed. What is
+// not finished by then is in the record and goes on at the next start (I9).
+func (a *App) Run(ctx context.Context) error {
+	defer a.Close()
+	// The loops outlive ctx: requests in flight need them while they drain.
+	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoops()
+	group, failed := errgroup.WithContext(loops)
+	for _, c := range a.chains {
+		group.Go(func() error { return c.relayer.Run(failed) })
+	}
+	group.Go(func() error { return a.board.Run(failed) })
+
+	server := a.server(a.handler)
+	servers := []*http.Server{server}
+	group.Go(func() error { return serve(server, a.listener) })
+	if a.metricsListener != nil {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", a.metrics)
+		metrics := a.server(mux)
+		servers = append(servers, metrics)
+		group.Go(func() error { return serve(metrics, a.metricsListener) })
+	}
+	a.log.InfoContext(ctx, "serving", slog.String("address", a.Address()), slog.String("metrics", a.MetricsAddress()))
+
+	select {
+	case <-ctx.Done():
+		a.log.InfoContext(ctx, "stopping")
+	case <-failed.Done():
+	}
+	a.draining.Store(true)
+	a.drain(loops, servers)
+	stopLoops()
+	err := group.Wait()
+	a.log.InfoContext(loops, "stopped")
+	return err
+}
+
+func (a *App) drain(ctx context.Context, servers []*http.Server) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.HTTP.DrainTimeout)
+	defer cancel()
+	for _, s := range servers {
+		if err := s.Shutdown(ctx); err != nil {
+			a.log.WarnContext(ctx, "requests were cut off; their payments go on from the record", slog.Any("error", err))
+			_ = s.Close() // nothing is left to save
+		}
+	}
+}
+
+func (a *App) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: a.cfg.HTTP.ReadTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		// A caller that does not read its answer is cut off.
+		WriteTimeout: a.cfg.Settle.Wait + 30*time.Second,
+		ErrorLog:     slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+}
+
+func serve(s *http.Server, l net.Listener) error {
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// Close frees what New opened. Run does it by itself.
+func (a *App) Close() {
+	for _, l := range []net.Listener{a.listener, a.metricsListener} {
+		if l != nil {
+			_ = l.Close() // closed by its server already, or never served
+		}
+	}
+	for _, c := range a.chains {
+		c.client.Close()
+	}
+	if a.store != nil {
+		a.store.Close()
+	}
+}
+
+// moved tells waiting callers.
+func (a *App) moved(ids ...payment.ID) { a.board.Moved(ids...) }
