@@ -1,0 +1,360 @@
+// Package test holds the suites that run the whole service: on a local chain
+// with the real USDC, on real Postgres, with the official SDKs, and killed.
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	"go.uber.org/goleak"
+
+	"facilitator/internal/app"
+	"facilitator/internal/config"
+	"facilitator/internal/devnet"
+	"facilitator/internal/store/storetest"
+)
+
+// world is what all tests of this package share. Chains are shared by tests
+// that only pay; a test that changes how blocks are made starts its own.
+var world struct {
+	tools    string
+	database *storetest.Server
+	chain    *devnet.Chain // automine
+	fork     *devnet.Chain // of chain, or of FORK_RPC_URL
+	accounts atomic.Int64
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, "test set-up:", err)
+		return 1
+	}
+	ctx := context.Background()
+	var err error
+	if world.tools, err = devnet.Tools(""); err != nil {
+		return fail(err)
+	}
+	if world.database, err = storetest.Start(ctx); err != nil {
+		return fail(err)
+	}
+	if world.chain, err = devnet.StartChain(ctx, devnet.ChainConfig{Tools: world.tools, Network: devnet.Base}); err != nil {
+		return fail(err)
+	}
+	forkURL := os.Getenv("FORK_RPC_URL")
+	if forkURL == "" {
+		forkURL = world.chain.URL()
+	}
+	if world.fork, err = devnet.StartChain(ctx, devnet.ChainConfig{Tools: world.tools, Network: devnet.Base, ForkURL: forkURL}); err != nil {
+		return fail(err)
+	}
+	code := m.Run()
+	for _, closer := range []io.Closer{world.fork, world.chain, world.database} {
+		if err := closer.Close(); err != nil {
+			code = fail(err)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(goleak.IgnoreCurrent()); err != nil && code == 0 {
+		code = fail(err)
+	}
+	return code
+}
+
+// newKeys returns funded keys that no other test has.
+func newKeys(t *testing.T, role string, n int) []devnet.Key {
+	t.Helper()
+	last := int(world.accounts.Add(int64(n)))
+	return devnet.Keys(role, last)[last-n:]
+}
+
+func newKey(t *testing.T, role string) devnet.Key {
+	t.Helper()
+	return newKeys(t, role, 1)[0]
+}
+
+// payers returns n payers with 1,000 USDC each.
+func payers(t *testing.T, c *devnet.Chain, n int) []devnet.Key {
+	t.Helper()
+	keys := newKeys(t, devnet.RolePayer, n)
+	if err := c.FundUSDC(t.Context(), big.NewInt(1_000_000_000), addresses(keys)...); err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+func addresses(keys []devnet.Key) []common.Address {
+	list := make([]common.Address, len(keys))
+	for i, k := range keys {
+		list[i] = k.Address
+	}
+	return list
+}
+
+// startChain starts a chain of the test's own.
+func startChain(t *testing.T, cfg devnet.ChainConfig) *devnet.Chain {
+	t.Helper()
+	cfg.Tools = world.tools
+	if cfg.Network == "" {
+		cfg.Network = devnet.Base
+	}
+	c, err := devnet.StartChain(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// setup is one service under test.
+type setup struct {
+	chain *devnet.Chain
+	// databaseURL, where a test has one already.
+	databaseURL string
+	// rpcURL is what the service uses as its node; the chain itself by default.
+	rpcURL string
+	// lanes are their keys; one funded lane by default.
+	lanes []devnet.Key
+	// unfunded leaves the lanes without gas.
+	unfunded bool
+	// overlay is YAML merged over the test's defaults.
+	overlay string
+}
+
+// service is a running facilitator.
+type service struct {
+	url, metricsURL, databaseURL string
+	lanes                        []devnet.Key
+	log                          *lockedBuffer
+	stop                         func() // graceful; waits
+}
+
+// configuration fills the gaps of s and returns the service's YAML.
+func (s *setup) configuration(t *testing.T) [][]byte {
+	t.Helper()
+	if s.databaseURL == "" {
+		s.databaseURL = world.database.Database(t)
+	}
+	if s.rpcURL == "" {
+		s.rpcURL = s.chain.URL()
+	}
+	if len(s.lanes) == 0 {
+		s.lanes = newKeys(t, devnet.RoleLane, 1)
+	}
+	if !s.unfunded {
+		wei := new(big.Int).Exp(big.NewInt(10), big.NewInt(20), nil)
+		if err := s.chain.FundETH(t.Context(), wei, addresses(s.lanes)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var lanes []map[string]string
+	for _, k := range s.lanes {
+		lanes = append(lanes, map[string]string{"private_key": k.Hex()})
+	}
+	defaults, err := json.Marshal(map[string]any{
+		"http":     map[string]any{"address": "127.0.0.1:0", "drain_timeout": "10s"},
+		"metrics":  map[string]any{"address": "127.0.0.1:0"},
+		"log":      map[string]any{"level": "debug"},
+		"database": map[string]any{"url": s.databaseURL},
+		"chains": map[string]any{s.chain.Network(): map[string]any{
+			"rpc_url": s.rpcURL, "lanes": lanes, "poll_interval": "20ms", "resend_interval": "500ms",
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [][]byte{defaults, []byte(s.overlay)}
+}
+
+// start runs the service in this process until the test ends.
+func (s setup) start(t *testing.T) *service {
+	t.Helper()
+	cfg, err := config.Load("", nil, s.configuration(t)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := &service{databaseURL: s.databaseURL, lanes: s.lanes, log: new(lockedBuffer)}
+	log := slog.New(slog.NewJSONHandler(out.log, &slog.HandlerOptions{Level: cfg.Log.Level}))
+	a, err := app.New(t.Context(), cfg, app.Options{Log: log, Now: time.Now, Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.url, out.metricsURL = "http://"+a.Address()+a.PathPrefix(), "http://"+a.MetricsAddress()+"/metrics"
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	stopped := false
+	out.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("service: %v", err)
+		}
+	}
+	t.Cleanup(func() {
+		out.stop()
+		if t.Failed() {
+			t.Logf("service log:\n%s", out.log.String())
+		}
+	})
+	return out
+}
+
+// reply is an HTTP answer.
+type reply struct {
+	status int
+	header http.Header
+	text   string
+	body   map[string]any
+}
+
+func (r reply) str(key string) string {
+	s, _ := r.body[key].(string)
+	return s
+}
+
+func (r reply) is(key string) bool {
+	b, _ := r.body[key].(bool)
+	return b
+}
+
+// post sends body, marshalled unless it is text, and fails the test on anything
+// but a JSON object.
+func (s *service) post(t *testing.T, path string, body any, header ...string) reply {
+	t.Helper()
+	r, err := s.tryPost(t.Context(), path, body, header...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (s *service) tryPost(ctx context.Context, path string, body any, header ...string) (reply, error) {
+	text, ok := body.(string)
+	if !ok {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return reply{}, err
+		}
+		text = string(encoded)
+	}
+	return s.do(ctx, http.MethodPost, path, text, header...)
+}
+
+func (s *service) get(t *testing.T, path string) reply {
+	t.Helper()
+	r, err := s.do(t.Context(), http.MethodGet, path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (s *service) do(ctx context.Context, method, path, body string, header ...string) (reply, error) {
+	req, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		return reply{}, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	response, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return reply{}, err
+	}
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	if err != nil {
+		return reply{}, err
+	}
+	r := reply{status: response.StatusCode, header: response.Header, text: string(raw)}
+	if err := json.Unmarshal(raw, &r.body); err != nil {
+		return r, fmt.Errorf("%s %s: status %d, not a JSON object: %q", method, path, r.status, raw)
+	}
+	return r, nil
+}
+
+// sale is a payment of 0.01 USDC valid for five minutes, to a payee of its own.
+func sale(t *testing.T, payer devnet.Key) devnet.Sale {
+	t.Helper()
+	return devnet.Sale{Payer: payer, PayTo: newKey(t, devnet.RolePayee).Address, Amount: 10_000}.ForNow(time.Now(), 5*time.Minute)
+}
+
+// request signs a sale.
+func request(t *testing.T, c *devnet.Chain, s devnet.Sale) map[string]any {
+	t.Helper()
+	body, err := c.Request(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// received is what a payee has on chain.
+func received(t *testing.T, c *devnet.Chain, payee common.Address) int64 {
+	t.Helper()
+	balance, err := c.BalanceOf(t.Context(), c.USDC(), payee)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return balance.Int64()
+}
+
+// eventually waits for a condition of another process or goroutine, looking
+// often; it fails the test after half a minute.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for !holds() {
+		select {
+		case <-look.C:
+		case <-deadline.C:
+			t.Fatalf("did not happen in time: %s", what)
+		}
+	}
+}
+
+// lockedBuffer is a log that many goroutines write and tests read.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
