@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -164,9 +165,9 @@ func (s *server) settle(w http.ResponseWriter, r *http.Request) answer {
 		if result.Replayed {
 			header["Idempotent-Replayed"] = "true"
 		}
-		return answer{status: http.StatusOK, body: response, header: header, attrs: attrs, undelivered: func() {
-			if err := s.Settler.Undelivered(r.Context(), result); err != nil {
-				s.Log.ErrorContext(r.Context(), "success was not delivered and could not be given back; the settlement's record has it",
+		return answer{status: http.StatusOK, body: response, header: header, attrs: attrs, undelivered: func(ctx context.Context) {
+			if err := s.Settler.Undelivered(ctx, result); err != nil {
+				s.Log.ErrorContext(ctx, "success was not delivered and could not be given back; the settlement's record has it",
 					slog.String("payment_id", string(result.Payment.ID)), slog.Any("error", err))
 			}
 		}}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ type answer struct {
 	// fault is logged and never shown.
 	fault error
 	// undelivered is called if the answer provably reached nobody.
-	undelivered func()
+	undelivered func(ctx context.Context)
 }
 
 // handler decides an answer; it reads by way of w and never writes to it.
@@ -55,7 +56,7 @@ func (s *server) handle(route string, h handler) http.HandlerFunc {
 			if err := write(w, a); err != nil {
 				a.attrs = append(a.attrs, slog.Bool("undelivered", true))
 				if a.undelivered != nil {
-					a.undelivered()
+					a.undelivered(r.Context())
 				}
 			}
 		}

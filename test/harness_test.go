@@ -172,7 +172,7 @@ func (s *setup) configuration(t *testing.T) [][]byte {
 		lanes = append(lanes, map[string]string{"private_key": k.Hex()})
 	}
 	defaults, err := json.Marshal(map[string]any{
-		"http":     map[string]any{"address": "127.0.0.1:0", "drain_timeout": "10s"},
+		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "10s"},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"log":      map[string]any{"level": "debug"},
 		"database": map[string]any{"url": s.databaseURL},

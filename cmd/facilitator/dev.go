@@ -224,7 +224,7 @@ func (e *environment) configure() (*config.Config, error) {
 		poll = 20 * time.Millisecond
 	}
 	defaults, err := json.Marshal(map[string]any{ // JSON is YAML
-		"http":     map[string]any{"address": "127.0.0.1:0"},
+		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s"},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"log":      map[string]any{"level": e.flags.logLevel, "format": "text"},
 		"database": map[string]any{"url": e.databaseURL, "migrate": true},

@@ -25,6 +25,8 @@ var errUsage = errors.New("usage")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
 	code := run(ctx, os.Args[1:], console{environ: os.Environ(), out: os.Stdout, err: os.Stderr})
 	stop()
 	os.Exit(code)

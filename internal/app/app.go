@@ -227,15 +227,23 @@ func (a *App) Run(ctx context.Context) error {
 		a.log.InfoContext(ctx, "stopping")
 	case <-failed.Done():
 	}
-	a.draining.Store(true)
-	a.drain(loops, servers)
+	a.drain(loops, failed, servers)
 	stopLoops()
 	err := group.Wait()
 	a.log.InfoContext(loops, "stopped")
 	return err
 }
 
-func (a *App) drain(ctx context.Context, servers []*http.Server) {
+// drain says not ready, lets load balancers notice, and finishes what is in
+// flight. A service whose loops failed does not wait to be noticed.
+func (a *App) drain(ctx, failed context.Context, servers []*http.Server) {
+	a.draining.Store(true)
+	notice := time.NewTimer(a.cfg.HTTP.DrainDelay)
+	defer notice.Stop()
+	select {
+	case <-notice.C:
+	case <-failed.Done():
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.HTTP.DrainTimeout)
 	defer cancel()
 	for _, s := range servers {

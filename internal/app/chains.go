@@ -86,7 +86,7 @@ func (c chains) supported() v2.SupportedResponse {
 func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics) (chains, error) {
 	all := make(chains)
 	for name, cfg := range a.cfg.Chains {
-		w, err := wireChain(x402.Network(name), cfg, a, o, metrics)
+		w, err := wireChain(ctx, x402.Network(name), cfg, a, o, metrics)
 		if err != nil {
 			return all, fmt.Errorf("chains.%s: %w", name, err)
 		}
@@ -106,7 +106,7 @@ func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics
 	return all, nil
 }
 
-func wireChain(n x402.Network, cfg *config.Chain, a *App, o Options, metrics *relayer.Metrics) (*wiredChain, error) {
+func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o Options, metrics *relayer.Metrics) (*wiredChain, error) {
 	chainID, err := strconv.ParseUint(strings.TrimPrefix(string(n), "eip155:"), 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("chain id: %w", err)
@@ -115,7 +115,7 @@ func wireChain(n x402.Network, cfg *config.Chain, a *App, o Options, metrics *re
 	if w.v1Name == "" {
 		w.v1Name = x402.V1Name(n)
 	}
-	if w.client, err = evm.Dial(cfg.RPCURL.Reveal(), cfg.RPCTimeout); err != nil {
+	if w.client, err = evm.Dial(ctx, cfg.RPCURL.Reveal(), cfg.RPCTimeout); err != nil {
 		return nil, err
 	}
 	var signers []relayer.Signer

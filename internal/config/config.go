@@ -38,6 +38,9 @@ type HTTP struct {
 	MaxBodyBytes int64 `yaml:"max_body_bytes" default:"262144" range:"16384..4194304"`
 	// Time to read one request, headers and body.
 	ReadTimeout time.Duration `yaml:"read_timeout" default:"10s" range:"100ms..1m"`
+	// Time at shutdown in which /readyz says no and requests are still taken, so
+	// that load balancers can look elsewhere.
+	DrainDelay time.Duration `yaml:"drain_delay" default:"3s" range:"0s..1m"`
 	// Time that requests in flight get at shutdown. Keep it above settle.wait.
 	DrainTimeout time.Duration `yaml:"drain_timeout" default:"25s" range:"100ms..10m"`
 }

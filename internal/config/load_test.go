@@ -78,7 +78,7 @@ func TestLoadDefaults(t *testing.T) {
 	t.Parallel()
 	got := mustLoad(t, nil, valid)
 	want := &Config{
-		HTTP:     HTTP{Address: ":4020", MaxBodyBytes: 262144, ReadTimeout: 10 * time.Second, DrainTimeout: 25 * time.Second},
+		HTTP:     HTTP{Address: ":4020", MaxBodyBytes: 262144, ReadTimeout: 10 * time.Second, DrainDelay: 3 * time.Second, DrainTimeout: 25 * time.Second},
 		Metrics:  Metrics{Address: "127.0.0.1:9402"},
 		Log:      Log{Level: slog.LevelInfo, Format: "json"},
 		Database: Database{URL: "postgres://facilitator:" + password + "@db.example/facilitator", MaxConnections: 16, Timeout: 5 * time.Second},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,14 +22,21 @@ const maxTries = 3
 // reserve reads queued payments that no other lane of this process works on.
 // Lanes of other processes are kept apart by the record when they sign.
 func (c *Chain) reserve(ctx context.Context, most int) (mine []payment.Payment, release func(), _ error) {
+	now := c.Now()
 	c.mu.Lock()
-	busy := len(c.preparing)
+	for id, until := range c.deferred {
+		if !now.Before(until) {
+			delete(c.deferred, id)
+		}
+	}
+	passed := len(c.preparing) + len(c.deferred)
 	c.mu.Unlock()
-	queued, err := c.Store.QueuedPayments(ctx, c.Config.Network, most+busy)
+	queued, err := c.Store.QueuedPayments(ctx, c.Config.Network, most+passed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range queued {
-		if len(mine) < most && !c.preparing[p.ID] {
+		_, later := c.deferred[p.ID]
+		if len(mine) < most && !c.preparing[p.ID] && !later {
 			c.preparing[p.ID] = true
 			mine = append(mine, p)
 		}
@@ -51,6 +59,9 @@ func (c *Chain) prepareOrders(ctx context.Context, l *lane, ps []payment.Payment
 	for i := range ps {
 		work.Go(func() (err error) {
 			orders[i], err = c.prepareOrder(ctx, l, &ps[i])
+			if orders[i] == nil {
+				c.postpone(ps[i].ID)
+			}
 			return err
 		})
 	}
@@ -68,22 +79,28 @@ func (c *Chain) prepareOrders(ctx context.Context, l *lane, ps []payment.Payment
 	return ready, err
 }
 
+// deferral is how long a payment that could not be prepared is left alone.
+const deferral = time.Second
+
+func (c *Chain) postpone(id payment.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deferred[id] = c.Now().Add(deferral)
+}
+
 func (c *Chain) prepareOrder(ctx context.Context, l *lane, p *payment.Payment) (*payment.Order, error) {
 	if p.Tries >= maxTries {
 		return nil, c.record(ctx, payment.Failed(p.ID, x402.ReasonExactTransactionFailed,
 			fmt.Sprintf("%d transactions did not pay it", p.Tries), lastTry(p, "no more tries")))
 	}
 	call := p.Terms.Call
-	gas, err := c.Node.EstimateGas(ctx, evm.Message{From: l.signer.Address(), To: call.To, Data: call.Data})
+	gas, err := c.Node.EstimateGas(ctx, evm.Message{From: l.signer.Address(), To: call.To, Data: call.Data, Gas: c.Config.MaxGas})
 	_, reverted := evm.IsRevert(err)
 	switch {
 	case reverted:
 		return nil, c.explain(ctx, p)
 	case err != nil:
 		return nil, fmt.Errorf("estimate payment %s: %w", p.ID, err)
-	case gas > c.Config.MaxGas:
-		return nil, c.record(ctx, payment.Failed(p.ID, x402.ReasonExactSimulationFailed,
-			fmt.Sprintf("it takes %d gas, %d are allowed", gas, c.Config.MaxGas), lastTry(p, "too much gas")))
 	}
 	limit := min(gas+gas*c.Config.GasMarginPercent/100, c.Config.MaxGas)
 	fees := c.fees()

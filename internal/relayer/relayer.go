@@ -119,13 +119,16 @@ type Chain struct {
 	prepared  bool  // the node was checked once
 	fault     error // why the node is not usable; nil where it is
 	preparing map[payment.ID]bool
+	// deferred payments could not be judged and are left alone until then, so
+	// that they don't stand in the way of those behind them.
+	deferred map[payment.ID]time.Time
 }
 
 // New wires a chain; Run starts it.
 func New(d Deps) *Chain {
 	c := &Chain{
 		Deps: d, wake: make(chan struct{}, 1), sent: make(chan struct{}, 1),
-		fault: errors.New("the node was not asked yet"), preparing: make(map[payment.ID]bool),
+		fault: errors.New("the node was not asked yet"), preparing: make(map[payment.ID]bool), deferred: make(map[payment.ID]time.Time),
 	}
 	for _, s := range d.Signers {
 		c.lanes = append(c.lanes, &lane{chain: c, signer: s, wake: make(chan struct{}, 1)})

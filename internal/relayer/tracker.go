@@ -75,14 +75,15 @@ func (c *Chain) follow(ctx context.Context) (int, error) {
 	var stay []payment.Carried
 	var failures []error
 	for _, t := range txs {
-		if r := receiptOf(t, receipts); r != nil {
-			if err := c.conclude(ctx, t, r); err == nil {
-				continue
-			} else {
-				failures = append(failures, err)
-			}
+		r := receiptOf(t, receipts)
+		if r == nil {
+			stay = append(stay, t)
+			continue
 		}
-		stay = append(stay, t)
+		if err := c.conclude(ctx, t, r); err != nil {
+			failures = append(failures, err)
+			stay = append(stay, t)
+		}
 	}
 	c.countOpen(stay)
 	if len(stay) < len(txs) {

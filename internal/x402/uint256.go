@@ -2,6 +2,7 @@ package x402
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math/big"
 	"strconv"
@@ -43,9 +44,7 @@ func ParseUint256(s string) (Uint256, error) {
 // NewUint256 widens n.
 func NewUint256(n uint64) Uint256 {
 	var u Uint256
-	for i := range 8 {
-		u[31-i] = byte(n >> (8 * i))
-	}
+	binary.BigEndian.PutUint64(u[24:], n)
 	return u
 }
 
@@ -56,11 +55,7 @@ func (u Uint256) Uint64() (uint64, bool) {
 			return 0, false
 		}
 	}
-	var n uint64
-	for _, b := range u[24:] {
-		n = n<<8 | uint64(b)
-	}
-	return n, true
+	return binary.BigEndian.Uint64(u[24:]), true
 }
 
 // Cmp orders a and b: -1, 0 or +1.

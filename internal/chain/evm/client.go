@@ -28,7 +28,7 @@ type Client struct {
 }
 
 // Dial prepares a client for an http or https URL. It does not connect.
-func Dial(url string, timeout time.Duration) (*Client, error) {
+func Dial(ctx context.Context, url string, timeout time.Duration) (*Client, error) {
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}).DialContext,
@@ -37,7 +37,7 @@ func Dial(url string, timeout time.Duration) (*Client, error) {
 		IdleConnTimeout:     90 * time.Second,
 		ForceAttemptHTTP2:   true,
 	}
-	c, err := rpc.DialOptions(context.Background(), url, rpc.WithHTTPClient(&http.Client{Transport: transport}))
+	c, err := rpc.DialOptions(ctx, url, rpc.WithHTTPClient(&http.Client{Transport: transport}))
 	if err != nil {
 		return nil, fmt.Errorf("rpc url is not usable: %s", redact(err))
 	}

@@ -49,7 +49,7 @@ func Start(ctx context.Context) (*Server, error) {
 		s.url = s.postgres.URL()
 	}
 	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.Close()) //nolint:contextcheck // Close works after ctx ended
 	}
 	return s, nil
 }
@@ -88,7 +88,7 @@ func (s *Server) PID() int {
 
 // Database makes a migrated database that lives as long as the test, and
 // returns its URL.
-func (s *Server) Database(t testing.TB) string {
+func (s *Server) Database(t *testing.T) string {
 	t.Helper()
 	name := "facilitator_" + unique() + "_test"
 	s.mu.Lock()
@@ -107,7 +107,7 @@ func (s *Server) Database(t testing.TB) string {
 }
 
 // Store opens a store on a database of the test's own.
-func (s *Server) Store(t testing.TB) *store.Store {
+func (s *Server) Store(t *testing.T) *store.Store {
 	t.Helper()
 	st, err := store.Open(t.Context(), s.Database(t), store.Options{MaxConnections: 16, Timeout: 30 * time.Second})
 	if err != nil {
