@@ -84,8 +84,9 @@ CREATE TABLE payments (
     updated_at          timestamptz NOT NULL DEFAULT now(),
     answered_at         timestamptz,
 
-    -- I1: this constraint decides every race for an authorization.
-    CONSTRAINT payments_authorization UNIQUE (network, contract, payer, authorization_nonce),
+    -- I1: this constraint decides every race for an authorization. In this order
+    -- its index also finds a payer's nonce whatever the contract.
+    CONSTRAINT payments_authorization UNIQUE (payer, authorization_nonce, network, contract),
 
     -- The state machine, as in internal/payment/state.go; a test compares them.
     CONSTRAINT payments_state_machine CHECK (CASE state
