@@ -51,13 +51,14 @@ func (s *server) handle(route string, h handler) http.HandlerFunc {
 		start := s.Now()
 		id := requestID(r)
 		w.Header().Set("X-Request-Id", id)
+		// Until a body is read to its end, the client has this long to send it,
+		// whether or not the handler reads it.
+		_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.ReadTimeout)) // not every ResponseWriter has one
 		a := s.guard(h, w, r)
-		if a.status != statusClientGone {
-			if err := write(w, a); err != nil {
-				a.attrs = append(a.attrs, slog.Bool("undelivered", true))
-				if a.undelivered != nil {
-					a.undelivered(r.Context())
-				}
+		if err := write(w, a); err != nil {
+			a.attrs = append(a.attrs, slog.Bool("undelivered", true))
+			if a.undelivered != nil {
+				a.undelivered(r.Context())
 			}
 		}
 		took := s.Now().Sub(start)
@@ -167,7 +168,7 @@ func fault(r *http.Request, err error) answer {
 	}
 	switch {
 	case r.Context().Err() != nil:
-		return answer{status: statusClientGone, fault: err}
+		return answer{status: statusClientGone, body: errorBody{Error: "the client hung up"}, fault: err}
 	case errors.Is(err, relayer.ErrNotReady), errors.Is(err, settle.ErrNotSent):
 		return unavailable(err.Error())
 	case errors.Is(err, chain.ErrUnavailable):
@@ -179,17 +180,17 @@ func fault(r *http.Request, err error) answer {
 	}
 }
 
-// readBody reads at most the configured bytes in at most the configured time.
-// The deadline is for the body alone: one that outlived it would end the
-// request's context in the middle of a long /settle.
+// readBody reads at most the configured bytes. The deadline is for the body
+// alone: one that outlived it would end the request's context in the middle of a
+// long /settle. After a body that did not end well it stays, so that what the
+// client still sends is not waited for.
 func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *answer) {
-	conn := http.NewResponseController(w)
-	_ = conn.SetReadDeadline(s.Now().Add(s.ReadTimeout)) // not every ResponseWriter has one
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.MaxBodyBytes))
-	_ = conn.SetReadDeadline(time.Time{})
 	if err == nil {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // as above
 		return body, nil
 	}
+	w.Header().Set("Connection", "close")
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, &answer{
 			status: http.StatusRequestEntityTooLarge,

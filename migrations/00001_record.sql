@@ -69,7 +69,6 @@ CREATE TABLE payments (
     signature_hash      bytea  NOT NULL CHECK (octet_length(signature_hash) = 32),
     x402_version        smallint NOT NULL CHECK (x402_version IN (1, 2)),
     resource            text   NOT NULL CHECK (length(resource) <= 2048),
-    idempotency_key     bytea  CHECK (octet_length(idempotency_key) = 32), -- SHA-256
     claimed_at_block    bigint NOT NULL CHECK (claimed_at_block >= 0),
     state               text   NOT NULL CHECK (state IN ('queued', 'signed', 'broadcast', 'included', 'final', 'failed')),
     tries               integer NOT NULL DEFAULT 0 CHECK (tries >= 0),
@@ -82,7 +81,12 @@ CREATE TABLE payments (
     evidence            jsonb,
     created_at          timestamptz NOT NULL DEFAULT now(),
     updated_at          timestamptz NOT NULL DEFAULT now(),
+    -- I2: when success was told, to which call, and the SHA-256 of the
+    -- Idempotency-Key it came with.
     answered_at         timestamptz,
+    answered_by         uuid,
+    answered_key        bytea  CHECK (octet_length(answered_key) = 32),
+    CONSTRAINT payments_answered CHECK ((answered_at IS NULL) = (answered_by IS NULL) AND (answered_key IS NULL OR answered_by IS NOT NULL)),
 
     -- I1: this constraint decides every race for an authorization. In this order
     -- its index also finds a payer's nonce whatever the contract.
@@ -110,6 +114,7 @@ CREATE TABLE payments (
     END)
 );
 CREATE INDEX payments_queued ON payments (network, created_at) WHERE state = 'queued';
+CREATE INDEX payments_open ON payments (network, transaction_id) WHERE state IN ('signed', 'broadcast');
 CREATE INDEX payments_transaction ON payments (transaction_id) WHERE transaction_id IS NOT NULL;
 CREATE INDEX payments_tx_hash ON payments (tx_hash) WHERE tx_hash IS NOT NULL;
 CREATE INDEX payments_watched ON payments (network, block_number) WHERE state = 'included';

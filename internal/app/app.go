@@ -47,14 +47,16 @@ type Options struct {
 
 // App is a wired service. Run must be called, or Close.
 type App struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	store    *store.Store
-	board    *settle.Board
-	chains   chains
-	handler  http.Handler
-	metrics  http.Handler
-	listener net.Listener
+	cfg *config.Config
+	log *slog.Logger
+	// store is the API's, ledger the relayer's: a flood of requests must not take
+	// the connections that follow payments.
+	store, ledger *store.Store
+	board         *settle.Board
+	chains        chains
+	handler       http.Handler
+	metrics       http.Handler
+	listener      net.Listener
 	// metricsListener is nil where metrics have no listener of their own.
 	metricsListener net.Listener
 	draining        atomic.Bool
@@ -79,7 +81,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*App, error) {
 
 func (a *App) wire(ctx context.Context, o Options) error {
 	var err error
-	if a.store, err = openStore(ctx, a.cfg, a.log); err != nil {
+	if err = a.openStores(ctx); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
 	registry := prometheus.NewRegistry()
@@ -130,34 +132,32 @@ func buildInfo(version string) prometheus.Collector {
 	return g
 }
 
-// openStore connects and makes sure that the schema is this binary's.
-func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*store.Store, error) {
-	s, err := store.Open(ctx, cfg.Database.URL.Reveal(), store.Options{
-		MaxConnections: cfg.Database.MaxConnections, Timeout: cfg.Database.Timeout,
-	})
-	if err != nil {
-		return nil, err
+// openStores connects and makes sure that the schema is this binary's. A quarter
+// of the connections, eight at most, is the relayer's.
+func (a *App) openStores(ctx context.Context) error {
+	cfg := a.cfg.Database
+	relayers := max(1, min(cfg.MaxConnections/4, 8))
+	var err error
+	if a.store, err = store.Open(ctx, cfg.URL.Reveal(), store.Options{
+		MaxConnections: cfg.MaxConnections - relayers, Timeout: cfg.Timeout,
+	}); err != nil {
+		return err
 	}
-	if cfg.Database.Migrate {
-		applied, err := s.MigrateUp(ctx)
-		if err != nil {
-			s.Close()
-			return nil, fmt.Errorf("migrate: %w", err)
-		}
+	if a.ledger, err = store.Open(ctx, cfg.URL.Reveal(), store.Options{MaxConnections: relayers, Timeout: cfg.Timeout}); err != nil {
+		return err
+	}
+	if cfg.Migrate {
+		applied, err := a.store.MigrateUp(ctx)
 		if len(applied) > 0 {
-			log.InfoContext(ctx, "database migrated", slog.Any("versions", applied))
+			a.log.InfoContext(ctx, "database migrated", slog.Any("versions", applied))
 		}
-		return s, nil
+		return err
 	}
-	pending, err := s.PendingMigrations(ctx)
+	pending, err := a.store.PendingMigrations(ctx)
 	if err == nil && pending > 0 {
 		err = fmt.Errorf("%d migrations are missing: run \"facilitator migrate up\" or set database.migrate", pending)
 	}
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	return err
 }
 
 // Address is where the API listens.
@@ -280,8 +280,10 @@ func (a *App) Close() {
 	for _, c := range a.chains {
 		c.client.Close()
 	}
-	if a.store != nil {
-		a.store.Close()
+	for _, s := range []*store.Store{a.store, a.ledger} {
+		if s != nil {
+			s.Close()
+		}
 	}
 }
 

@@ -152,7 +152,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 			MaxFeePerGas: cfg.Fees.MaxFeePerGas, MaxTip: cfg.Fees.MaxPriorityFeePerGas,
 			MaxGas: cfg.Gas.MaxPerPayment, GasMarginPercent: cfg.Gas.MarginPercent, Contracts: contracts,
 		},
-		Node: w.client, Store: a.store, Signers: signers, Schemes: schemes, Moved: a.moved,
+		Node: w.client, Store: a.ledger, Signers: signers, Schemes: schemes, Moved: a.moved,
 		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: metrics, Crash: o.Crash,
 	})
 	w.verify = verify.Network{Schemes: schemes, Assets: assets, AnyAsset: cfg.AllowAnyAsset, Ready: w.relayer.Ready}

@@ -22,8 +22,6 @@ var (
 	// ErrTransition says that a row was not in the state that the change leaves:
 	// somebody else was faster. Nothing was written.
 	ErrTransition = errors.New("not in the expected state")
-	// ErrLaneFull says that a lane has as many open transactions as it may have.
-	ErrLaneFull = errors.New("lane has no free place")
 )
 
 // Key is what makes two requests the same payment (I1): the contract that
@@ -70,10 +68,7 @@ type Payment struct {
 	// Version of the wire format it was claimed in.
 	Version  int
 	Resource string
-	// IdempotencyKey is the SHA-256 of the key the claiming caller chose; zero
-	// where it chose none.
-	IdempotencyKey chain.Hash
-	State          State
+	State    State
 	// ClaimedAtBlock is the head when it was claimed: an authorization used at
 	// or before it is never our success (I6).
 	ClaimedAtBlock uint64
@@ -96,6 +91,9 @@ type Payment struct {
 	CreatedAt, UpdatedAt time.Time
 	// AnsweredAt is when success was told; zero before (I2).
 	AnsweredAt time.Time
+	// AnsweredKey is the SHA-256 of the idempotency key of who was told; zero
+	// where it gave none.
+	AnsweredKey chain.Hash
 }
 
 // Sent says whether the authorization may have left the service: a signed
@@ -202,31 +200,43 @@ type Inclusion struct {
 // transaction that Evidence names), StateFailed (Reason and Evidence say why)
 // or StateQueued (this transaction did not pay it, another one still can).
 type Outcome struct {
-	Payment  ID
-	To       State
-	TxHash   chain.Hash // what settled it
-	Block    uint64
-	InBlock  chain.Hash
-	Reason   x402.Reason
-	Message  string
-	Evidence *Evidence
+	Payment ID
+	// Transaction and Tries are the payment's as they were judged: if it has
+	// moved on since, the outcome is not about it any more and is not written.
+	Transaction int64
+	Tries       int
+	To          State
+	TxHash      chain.Hash // what settled it
+	Block       uint64
+	InBlock     chain.Hash
+	Reason      x402.Reason
+	Message     string
+	Evidence    *Evidence
 }
 
 // Paid is the outcome of a payment that receipt proves settled.
-func Paid(id ID, kind EvidenceKind, r *chain.Receipt) Outcome {
+func (p *Payment) Paid(kind EvidenceKind, r *chain.Receipt) Outcome {
 	return Outcome{
-		Payment: id, To: StateIncluded, TxHash: r.TxHash, Block: r.BlockNumber, InBlock: r.BlockHash,
-		Evidence: ReceiptEvidence(kind, r, ""),
+		Payment: p.ID, Transaction: p.TransactionID, Tries: p.Tries,
+		To: StateIncluded, TxHash: r.TxHash, Block: r.BlockNumber, InBlock: r.BlockHash, Evidence: ReceiptEvidence(kind, r, ""),
 	}
 }
 
 // Failed is the outcome of a payment that can't happen any more.
-func Failed(id ID, reason x402.Reason, message string, evidence *Evidence) Outcome {
-	return Outcome{Payment: id, To: StateFailed, Reason: reason, Message: message, Evidence: evidence}
+func (p *Payment) Failed(reason x402.Reason, message string, evidence *Evidence) Outcome {
+	return Outcome{
+		Payment: p.ID, Transaction: p.TransactionID, Tries: p.Tries,
+		To: StateFailed, Reason: reason, Message: message, Evidence: evidence,
+	}
 }
 
 // Requeued is the outcome of a payment that another transaction can still make.
-func Requeued(id ID) Outcome { return Outcome{Payment: id, To: StateQueued} }
+func (p *Payment) Requeued() Outcome {
+	return Outcome{Payment: p.ID, Transaction: p.TransactionID, Tries: p.Tries, To: StateQueued}
+}
+
+// Open says whether a transaction carries the payment and nothing is decided.
+func (p *Payment) Open() bool { return p.State == StateSigned || p.State == StateBroadcast }
 
 // Carried is an open or watched transaction with the payments it carries.
 type Carried struct {

@@ -38,8 +38,9 @@ func From(to State) []State {
 	case StateBroadcast:
 		return []State{StateSigned, StateIncluded} // included: reorged out
 	case StateIncluded:
-		// From queued: somebody else submitted the same transfer first (I6).
-		return []State{StateQueued, StateSigned, StateBroadcast}
+		// From queued: somebody else submitted the same transfer first (I6). From
+		// failed: its own transaction was mined after all and proves it paid.
+		return []State{StateQueued, StateSigned, StateBroadcast, StateFailed}
 	case StateFinal:
 		return []State{StateIncluded}
 	case StateFailed:

@@ -153,23 +153,37 @@ func (l *lane) work(ctx context.Context) (worked bool, _ error) {
 	if err != nil || len(mine) == 0 {
 		return false, err
 	}
-	orders, err := c.prepareOrders(ctx, l, mine)
-	if err != nil || len(orders) == 0 {
-		return false, err
+	orders, doubtful := c.prepareOrders(ctx, l, mine)
+	signed, err := l.sign(ctx, orders)
+	// What can be sent is sent before the rest is looked into.
+	for _, d := range doubtful {
+		c.explain(ctx, d)
+	}
+	return len(signed)+len(doubtful) > 0, err
+}
+
+// sign commits the orders' transactions and sends them.
+func (l *lane) sign(ctx context.Context, orders []payment.Order) ([]payment.Carried, error) {
+	c := l.chain
+	if len(orders) == 0 {
+		return nil, nil
 	}
 	c.Crash("prepared")
 	signed, err := c.Store.Sign(ctx, l.row, c.Config.MaxInFlight, orders)
 	if err != nil {
-		return false, fmt.Errorf("sign: %w", err)
+		return nil, fmt.Errorf("sign: %w", err)
 	}
 	if len(signed) == 0 {
-		return false, nil
+		return nil, nil
 	}
 	c.Crash("signed")
 	l.mu.Lock()
 	l.open += len(signed)
 	l.mu.Unlock()
-	return true, c.broadcast(ctx, signed)
+	c.markSent(signed) // now, or the tracker would send them too
+	err = c.broadcast(ctx, signed)
+	signal(c.sent)
+	return signed, err
 }
 
 // broadcast hands the newest attempt of each transaction to the node and
@@ -197,11 +211,19 @@ func (c *Chain) broadcast(ctx context.Context, txs []payment.Carried) error {
 	}
 	_ = sends.Wait() // every outcome is logged and none is an error here
 	c.Crash("sent")
-	err := c.Store.MarkBroadcast(ctx, ids)
-	c.Crash("broadcast")
-	signal(c.sent)
-	if err != nil {
+	c.markSent(txs)
+	if err := c.Store.MarkBroadcast(ctx, ids); err != nil {
 		return fmt.Errorf("mark broadcast: %w", err)
 	}
+	c.Crash("broadcast")
 	return nil
+}
+
+func (c *Chain) markSent(txs []payment.Carried) {
+	now := c.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range txs {
+		c.sentAt[t.Transaction.ID] = now
+	}
 }

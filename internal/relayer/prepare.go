@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/chain/evm"
@@ -24,19 +22,13 @@ const maxTries = 3
 func (c *Chain) reserve(ctx context.Context, most int) (mine []payment.Payment, release func(), _ error) {
 	now := c.Now()
 	c.mu.Lock()
-	for id, until := range c.deferred {
-		if !now.Before(until) {
-			delete(c.deferred, id)
-		}
-	}
-	passed := len(c.preparing) + len(c.deferred)
+	passed := len(c.preparing) + c.deferred.waiting(now)
 	c.mu.Unlock()
 	queued, err := c.Store.QueuedPayments(ctx, c.Config.Network, most+passed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range queued {
-		_, later := c.deferred[p.ID]
-		if len(mine) < most && !c.preparing[p.ID] && !later {
+		if len(mine) < most && !c.preparing[p.ID] && c.deferred.due(p.ID, now) {
 			c.preparing[p.ID] = true
 			mine = append(mine, p)
 		}
@@ -50,57 +42,46 @@ func (c *Chain) reserve(ctx context.Context, most int) (mine []payment.Payment, 
 	}, err
 }
 
-// prepareOrders estimates every payment's own call on the latest state. One
-// that would fail is answered with the reason; one the node can't tell about
-// stays queued.
-func (c *Chain) prepareOrders(ctx context.Context, l *lane, ps []payment.Payment) ([]payment.Order, error) {
+// doubt is a queued payment for which no transaction could be prepared.
+type doubt struct {
+	payment *payment.Payment
+	// err is nil where the payment's own call would fail, or where it had its
+	// tries: the chain is to be asked why.
+	err error
+}
+
+// prepareOrders estimates every payment's own call on the latest state.
+func (c *Chain) prepareOrders(ctx context.Context, l *lane, ps []payment.Payment) ([]payment.Order, []doubt) {
 	orders := make([]*payment.Order, len(ps))
-	var work errgroup.Group
+	doubts := make([]doubt, len(ps))
+	var work sync.WaitGroup
 	for i := range ps {
-		work.Go(func() (err error) {
-			orders[i], err = c.prepareOrder(ctx, l, &ps[i])
-			if orders[i] == nil {
-				c.postpone(ps[i].ID)
-			}
-			return err
-		})
+		work.Go(func() { orders[i], doubts[i] = c.prepareOrder(ctx, l, &ps[i]) })
 	}
-	err := work.Wait()
-	ready := make([]payment.Order, 0, len(orders))
-	for _, o := range orders {
-		if o != nil {
-			ready = append(ready, *o)
+	work.Wait()
+	var ready []payment.Order
+	var doubtful []doubt
+	for i, o := range orders {
+		if o == nil {
+			doubtful = append(doubtful, doubts[i])
+			continue
 		}
+		ready = append(ready, *o)
 	}
-	if len(ready) > 0 && err != nil {
-		c.Log.WarnContext(ctx, "payment not prepared", slog.Any("error", err))
-		err = nil
-	}
-	return ready, err
+	return ready, doubtful
 }
 
-// deferral is how long a payment that could not be prepared is left alone.
-const deferral = time.Second
-
-func (c *Chain) postpone(id payment.ID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.deferred[id] = c.Now().Add(deferral)
-}
-
-func (c *Chain) prepareOrder(ctx context.Context, l *lane, p *payment.Payment) (*payment.Order, error) {
+func (c *Chain) prepareOrder(ctx context.Context, l *lane, p *payment.Payment) (*payment.Order, doubt) {
 	if p.Tries >= maxTries {
-		return nil, c.record(ctx, payment.Failed(p.ID, x402.ReasonExactTransactionFailed,
-			fmt.Sprintf("%d transactions did not pay it", p.Tries), lastTry(p, "no more tries")))
+		return nil, doubt{payment: p}
 	}
 	call := p.Terms.Call
 	gas, err := c.Node.EstimateGas(ctx, evm.Message{From: l.signer.Address(), To: call.To, Data: call.Data, Gas: c.Config.MaxGas})
-	_, reverted := evm.IsRevert(err)
-	switch {
-	case reverted:
-		return nil, c.explain(ctx, p)
-	case err != nil:
-		return nil, fmt.Errorf("estimate payment %s: %w", p.ID, err)
+	if _, reverted := evm.IsRevert(err); reverted {
+		return nil, doubt{payment: p}
+	}
+	if err != nil {
+		return nil, doubt{payment: p, err: fmt.Errorf("estimate: %w", err)}
 	}
 	limit := min(gas+gas*c.Config.GasMarginPercent/100, c.Config.MaxGas)
 	fees := c.fees()
@@ -110,65 +91,89 @@ func (c *Chain) prepareOrder(ctx context.Context, l *lane, p *payment.Payment) (
 			return payment.Attempt{}, err
 		}
 		return payment.Attempt{Hash: signed.Hash, Raw: signed.Raw, GasLimit: limit, Fees: fees}, nil
-	}}, nil
+	}}, doubt{}
+}
+
+// explain answers a queued payment whose call would fail now, and leaves one
+// alone for a while about which the chain can't tell.
+func (c *Chain) explain(ctx context.Context, d doubt) {
+	p, err := d.payment, d.err
+	var o payment.Outcome
+	if err == nil {
+		o, err = c.judge(ctx, p, c.Head().Number, lastTry(p))
+	}
+	if err == nil && o.To == payment.StateQueued && p.Tries >= maxTries {
+		o = p.Failed(x402.ReasonExactTransactionFailed, fmt.Sprintf("%d transactions did not pay it", p.Tries), lastTry(p))
+	}
+	if err == nil && o.To != payment.StateQueued {
+		err = c.record(ctx, o)
+	}
+	if err != nil || o.To == payment.StateQueued {
+		c.postpone(ctx, p, err)
+	}
 }
 
 // lastTry is the evidence of a failure that the latest state shows: the last
 // transaction that carried the payment, or that there was none.
-func lastTry(p *payment.Payment, detail string) *payment.Evidence {
+func lastTry(p *payment.Payment) *payment.Evidence {
 	if !p.Sent() {
-		return &payment.Evidence{Kind: payment.EvidenceUnsendable, Detail: detail}
+		return &payment.Evidence{Kind: payment.EvidenceUnsendable}
 	}
-	return &payment.Evidence{Kind: payment.EvidenceReverted, TxHash: &p.TxHash, Detail: detail}
+	return &payment.Evidence{Kind: payment.EvidenceReverted, TxHash: &p.TxHash}
 }
 
-// explain answers a payment whose call would fail now.
-func (c *Chain) explain(ctx context.Context, p *payment.Payment) error {
-	outcome, err := c.judge(ctx, p, func(why *x402.Rejection) *payment.Evidence { return lastTry(p, why.Error()) })
-	if err != nil {
-		return err
+// postpone leaves a payment alone for a while, longer each time. One that was
+// never signed is taken back in the end, so that nothing waits for ever that
+// nobody waits for.
+func (c *Chain) postpone(ctx context.Context, p *payment.Payment, cause error) {
+	c.mu.Lock()
+	times := c.deferred.add(p.ID, c.Now())
+	c.mu.Unlock()
+	c.Log.WarnContext(ctx, "payment could not be prepared, it is tried again", slog.String("payment_id", string(p.ID)),
+		slog.Int("times", times), slog.Any("error", cause))
+	if times < maxDeferrals || p.Sent() {
+		return
 	}
-	if outcome.To == payment.StateQueued {
-		return nil // it would succeed after all: next time
+	err := c.Store.Withdraw(ctx, p.ID, x402.ReasonUnexpectedSettle, "the chain could not tell whether the payment would succeed")
+	if err != nil && !errors.Is(err, payment.ErrTransition) {
+		c.Log.WarnContext(ctx, "payment not taken back", slog.String("payment_id", string(p.ID)), slog.Any("error", err))
+		return
 	}
-	return c.record(ctx, outcome)
+	c.Moved(p.ID)
 }
 
-// judge finds out what becomes of a payment that a transaction of ours did not
-// make, or would not make: paid by somebody else's very same transfer, failed
-// for good with evidence, or still possible (StateQueued). An error means that
-// the chain could not tell.
-func (c *Chain) judge(ctx context.Context, p *payment.Payment, failed func(*x402.Rejection) *payment.Evidence) (payment.Outcome, error) {
+// judge finds out from the state of block at what becomes of a payment that a
+// transaction of ours did not make, or would not make: paid by somebody else's
+// very same transfer, failed for good with evidence, or still possible
+// (StateQueued). An error means that the chain could not tell.
+func (c *Chain) judge(ctx context.Context, p *payment.Payment, at uint64, failed *payment.Evidence) (payment.Outcome, error) {
 	s := c.Schemes[p.Terms.Scheme]
 	if s == nil {
 		return payment.Outcome{}, fmt.Errorf("payment %s is of scheme %q, which is not configured", p.ID, p.Terms.Scheme)
 	}
-	fate, err := s.Fate(ctx, p.Terms, p.ClaimedAtBlock+1)
+	fate, err := s.Fate(ctx, p.Terms, p.ClaimedAtBlock+1, at)
 	if err != nil {
 		return payment.Outcome{}, fmt.Errorf("fate of payment %s: %w", p.ID, err)
 	}
 	switch fate.Kind {
 	case scheme.FatePaid:
-		return payment.Paid(p.ID, payment.EvidenceOtherTransaction, fate.Receipt), nil
+		return p.Paid(payment.EvidenceOtherTransaction, fate.Receipt), nil
 	case scheme.FateConsumed:
-		return payment.Failed(p.ID, x402.ReasonExactNonceUsed, fate.Detail,
+		return p.Failed(x402.ReasonExactNonceUsed, fate.Detail,
 			payment.ReceiptEvidence(payment.EvidenceConsumed, fate.Receipt, fate.Detail)), nil
-	case scheme.FateUnexplained:
-		return payment.Outcome{}, fmt.Errorf("payment %s: %w: the authorization is used, but the node has no log of it", p.ID, chain.ErrUnavailable)
+	case scheme.FateRefused:
+		evidence := *failed
+		evidence.Detail = fate.Refusal.Error()
+		return p.Failed(fate.Refusal.Reason, fate.Refusal.Message, &evidence), nil
 	case scheme.FateUnused:
+		return p.Requeued(), nil
+	case scheme.FateUnexplained:
 	}
-	err = s.Simulate(ctx, p.Terms)
-	if rejection, refused := x402.AsRejection(err); refused {
-		return payment.Failed(p.ID, rejection.Reason, rejection.Message, failed(rejection)), nil
-	}
-	if err != nil {
-		return payment.Outcome{}, fmt.Errorf("simulate payment %s: %w", p.ID, err)
-	}
-	return payment.Requeued(p.ID), nil
+	return payment.Outcome{}, fmt.Errorf("fate of payment %s: %w: %s", p.ID, chain.ErrUnavailable, fate.Detail)
 }
 
-// record writes an outcome and tells who waits. That somebody else wrote one
-// first is no error.
+// record writes an outcome and tells who waits. That the payment moved on since
+// it was judged is no error.
 func (c *Chain) record(ctx context.Context, o payment.Outcome) error {
 	err := c.Store.RecordOutcome(ctx, o)
 	if errors.Is(err, payment.ErrTransition) {

@@ -44,7 +44,7 @@ type Node interface {
 	Code(ctx context.Context, a chain.Address) ([]byte, error)
 	EstimateGas(ctx context.Context, m evm.Message) (uint64, error)
 	SendRaw(ctx context.Context, raw []byte) (evm.SendOutcome, error)
-	Receipts(ctx context.Context, hashes []chain.Hash) (map[chain.Hash]*chain.Receipt, error)
+	Receipts(ctx context.Context, hashes []chain.Hash) (map[chain.Hash]evm.Lookup, error)
 }
 
 // Signer signs for one relayer wallet.
@@ -64,6 +64,7 @@ type Store interface {
 	OpenTransactions(ctx context.Context, n x402.Network) ([]payment.Carried, error)
 	RecordInclusion(ctx context.Context, in payment.Inclusion) error
 	RecordOutcome(ctx context.Context, o payment.Outcome) error
+	Withdraw(ctx context.Context, id payment.ID, reason x402.Reason, message string) error
 	WatchedBlocks(ctx context.Context, n x402.Network, finalized, recent uint64) ([]chain.Head, error)
 	RecordFinal(ctx context.Context, n x402.Network, block chain.Head) error
 	RecordReorg(ctx context.Context, n x402.Network, block chain.Head) error
@@ -117,18 +118,23 @@ type Chain struct {
 	tip       uint64
 	queued    int
 	prepared  bool  // the node was checked once
-	fault     error // why the node is not usable; nil where it is
+	fault     error // why the chain could not be prepared; nil where it was
 	preparing map[payment.ID]bool
-	// deferred payments could not be judged and are left alone until then, so
-	// that they don't stand in the way of those behind them.
-	deferred map[payment.ID]time.Time
+	deferred  deferrals
+	// checked is a head below which every block that a payment rests on was
+	// canonical when it was last looked at.
+	checked uint64
+	// headSet is when head was last taken over.
+	headSet time.Time
+	// sentAt is when a transaction's bytes last went to the node, by our clock.
+	sentAt map[int64]time.Time
 }
 
 // New wires a chain; Run starts it.
 func New(d Deps) *Chain {
 	c := &Chain{
 		Deps: d, wake: make(chan struct{}, 1), sent: make(chan struct{}, 1),
-		fault: errors.New("the node was not asked yet"), preparing: make(map[payment.ID]bool), deferred: make(map[payment.ID]time.Time),
+		fault: errors.New("the node was not asked yet"), preparing: make(map[payment.ID]bool), deferred: make(deferrals), sentAt: make(map[int64]time.Time),
 	}
 	for _, s := range d.Signers {
 		c.lanes = append(c.lanes, &lane{chain: c, signer: s, wake: make(chan struct{}, 1)})
@@ -183,7 +189,9 @@ func (c *Chain) refresh(ctx context.Context) error {
 	}
 	tip, err := c.Node.SuggestTip(ctx)
 	if err != nil {
-		return err
+		// Not every node suggests one; the cap is what we are willing to pay.
+		tip = c.Config.MaxTip
+		c.Log.DebugContext(ctx, "node suggests no tip, the cap is used", slog.Any("error", err))
 	}
 	queued, err := c.Store.CountQueued(ctx, c.Config.Network)
 	if err != nil {
@@ -201,8 +209,10 @@ func (c *Chain) see(h chain.Head) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.headSeen = c.Now()
-	if h.Number >= c.head.Number {
-		c.head = h
+	// A lower head is a lagging node at first, and the truth if it lasts: the
+	// chain was rolled back, or the higher head was a lie.
+	if h.Number >= c.head.Number || c.headSeen.Sub(c.headSet) > staleHead {
+		c.head, c.headSet = h, c.headSeen
 	}
 	c.Metrics.head.WithLabelValues(string(c.Config.Network)).Set(float64(h.Number))
 }
@@ -214,10 +224,15 @@ func (c *Chain) Head() chain.Head {
 	return c.head
 }
 
-// Confirmed says whether a payment's block is deep enough for success.
+// Confirmed says whether a payment's block is deep enough for success, and was
+// canonical when the chain was that long.
 func (c *Chain) Confirmed(p *payment.Payment) bool {
-	return p.State == payment.StateFinal || c.Config.Confirmations <= 1 ||
-		c.Head().Number+1 >= p.BlockNumber+c.Config.Confirmations
+	if p.State == payment.StateFinal || c.Config.Confirmations <= 1 {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.checked+1 >= p.BlockNumber+c.Config.Confirmations
 }
 
 // Wake tells that a payment was queued.
@@ -324,22 +339,13 @@ func (c *Chain) spread(ctx context.Context) {
 
 func (c *Chain) watchHealth(ctx context.Context) {
 	for sleep(ctx, healthInterval) {
+		// One failed look is no fault: what was seen before stands until it is stale.
 		err := c.refresh(ctx)
 		for _, l := range c.lanes {
-			if err == nil {
-				err = l.look(ctx)
-			}
+			err = errors.Join(err, l.look(ctx))
 		}
-		c.mu.Lock()
-		before := c.fault
-		c.fault = err
-		c.mu.Unlock()
-		switch {
-		case ctx.Err() != nil:
-		case err != nil && before == nil:
-			c.Log.WarnContext(ctx, "chain not usable", slog.Any("error", err))
-		case err == nil && before != nil:
-			c.Log.InfoContext(ctx, "chain usable again")
+		if err != nil && ctx.Err() == nil {
+			c.Log.WarnContext(ctx, "chain not looked at", slog.Any("error", err))
 		}
 	}
 }

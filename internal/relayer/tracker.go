@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
 	"facilitator/internal/scheme"
 	"facilitator/internal/x402"
@@ -20,9 +22,10 @@ func (c *Chain) track(ctx context.Context) {
 	var looked time.Time
 	for {
 		open, err := c.follow(ctx)
-		if err == nil && c.Now().Sub(looked) >= healthInterval {
+		// Success at a depth waits for the look at its block, finality has time.
+		if c.Config.Confirmations > 1 || c.Now().Sub(looked) >= healthInterval {
 			looked = c.Now()
-			err = c.watchBlocks(ctx)
+			err = errors.Join(err, c.watchBlocks(ctx))
 		}
 		if err != nil && ctx.Err() == nil {
 			c.Log.WarnContext(ctx, "tracking failed, it is tried again", slog.Any("error", err))
@@ -41,7 +44,7 @@ func (c *Chain) track(ctx context.Context) {
 }
 
 func (c *Chain) pause(open int) time.Duration {
-	if open > 0 {
+	if open > 0 || c.Config.Confirmations > 1 {
 		return c.Config.PollInterval
 	}
 	return max(idlePoll, c.Config.PollInterval)
@@ -72,42 +75,56 @@ func (c *Chain) follow(ctx context.Context) (int, error) {
 		return len(txs), fmt.Errorf("head: %w", err)
 	}
 	c.see(head)
-	var stay []payment.Carried
+	var unmined, left []payment.Carried
 	var failures []error
 	for _, t := range txs {
-		r := receiptOf(t, receipts)
-		if r == nil {
-			stay = append(stay, t)
-			continue
-		}
-		if err := c.conclude(ctx, t, r); err != nil {
+		mined, unknown := lookup(t, receipts)
+		switch {
+		case mined != nil:
+			done, err := c.conclude(ctx, t, mined)
 			failures = append(failures, err)
-			stay = append(stay, t)
+			if !done {
+				left = append(left, t)
+			}
+		case unknown: // neither mined nor to be sent again, as far as one can tell
+			left = append(left, t)
+		default:
+			unmined = append(unmined, t)
 		}
 	}
-	c.countOpen(stay)
-	if len(stay) < len(txs) {
+	left = append(left, unmined...)
+	if len(left) < len(txs) {
+		c.countOpen(left)
 		for _, l := range c.lanes {
 			signal(l.wake) // there is room again
 		}
 	}
-	failures = append(failures, c.resend(ctx, stay, receipts), c.expire(ctx, stay, head))
-	return len(stay), errors.Join(failures...)
+	failures = append(failures, c.resend(ctx, unmined), c.expire(ctx, left, head))
+	return len(left), errors.Join(failures...)
 }
 
-func receiptOf(t payment.Carried, receipts map[chain.Hash]*chain.Receipt) *chain.Receipt {
+// lookup returns the receipt of whichever attempt was mined; without one,
+// whether the node could not tell about one of them.
+func lookup(t payment.Carried, receipts map[chain.Hash]evm.Lookup) (mined *chain.Receipt, unknown bool) {
 	for _, a := range t.Transaction.Attempts {
-		if r := receipts[a.Hash]; r != nil {
-			return r
+		l := receipts[a.Hash]
+		if l.Receipt != nil {
+			return l.Receipt, false
 		}
+		unknown = unknown || l.Unknown
 	}
-	return nil
+	return nil, unknown
 }
 
+// countOpen counts the wallet nonces that are not known to be mined.
 func (c *Chain) countOpen(txs []payment.Carried) {
 	byLane := make(map[int64]int)
+	open := make(map[int64]bool)
 	for _, t := range txs {
-		byLane[t.Transaction.Lane.ID]++
+		if t.Transaction.State != payment.TxIncluded {
+			byLane[t.Transaction.Lane.ID]++
+			open[t.Transaction.ID] = true
+		}
 	}
 	for _, l := range c.lanes {
 		l.mu.Lock()
@@ -115,84 +132,128 @@ func (c *Chain) countOpen(txs []payment.Carried) {
 		l.mu.Unlock()
 		c.Metrics.inFlight.WithLabelValues(string(c.Config.Network), l.signer.Address().String()).Set(float64(byLane[l.row.ID]))
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.sentAt, func(id int64, _ time.Time) bool { return !open[id] })
 }
 
-// conclude records what a mined transaction did to each payment it carries.
-func (c *Chain) conclude(ctx context.Context, t payment.Carried, r *chain.Receipt) error {
+// conclude records that a transaction was mined, and what it did to each payment
+// it carries. A payment the chain can't tell about yet stays for a later look
+// (not done), while its wallet nonce is free all the same.
+func (c *Chain) conclude(ctx context.Context, t payment.Carried, r *chain.Receipt) (done bool, _ error) {
 	c.Crash("receipt")
-	in := payment.Inclusion{Transaction: t.Transaction.ID, Receipt: r}
-	for i := range t.Payments {
-		p := &t.Payments[i]
-		if p.State != payment.StateSigned && p.State != payment.StateBroadcast {
-			continue // decided already: expired, or settled by somebody else
+	outcomes, done, failure := c.outcomes(ctx, t, r)
+	if t.Transaction.State == payment.TxIncluded {
+		for _, o := range outcomes {
+			failure = errors.Join(failure, c.record(ctx, o))
 		}
-		o, err := c.outcome(ctx, p, r)
-		if err != nil {
-			return err
-		}
-		in.Outcomes = append(in.Outcomes, o)
+		return done && failure == nil, failure
 	}
-	err := c.Store.RecordInclusion(ctx, in)
+	err := c.Store.RecordInclusion(ctx, payment.Inclusion{Transaction: t.Transaction.ID, Receipt: r, Outcomes: outcomes})
 	if errors.Is(err, payment.ErrTransition) {
-		return nil // another replica was faster
+		return done, failure // another replica was faster
 	}
 	if err != nil {
-		return fmt.Errorf("record inclusion of %s: %w", r.TxHash, err)
+		return false, errors.Join(failure, fmt.Errorf("record inclusion of %s: %w", r.TxHash, err))
 	}
 	c.Crash("included")
 	c.Metrics.gas.WithLabelValues(string(c.Config.Network)).Add(float64(r.GasUsed))
-	for _, o := range in.Outcomes {
+	for _, o := range outcomes {
 		c.count(ctx, o)
 		c.Moved(o.Payment)
 		if o.To == payment.StateQueued {
 			c.Wake()
 		}
 	}
-	return nil
+	return done, failure
 }
 
-// outcome judges one payment of a mined transaction. Status 1 alone is not
-// paid, and status 0 alone is not failed (I5, I6).
-func (c *Chain) outcome(ctx context.Context, p *payment.Payment, r *chain.Receipt) (payment.Outcome, error) {
-	s := c.Schemes[p.Terms.Scheme]
-	if s == nil {
-		return payment.Outcome{}, fmt.Errorf("payment %s is of scheme %q, which is not configured", p.ID, p.Terms.Scheme)
-	}
-	if s.Proves(p.Terms, r) {
-		return payment.Paid(p.ID, payment.EvidenceReceipt, r), nil
-	}
-	if r.Succeeded {
-		fate, err := s.Fate(ctx, p.Terms, p.ClaimedAtBlock+1)
+// outcomes judges the payments of a mined transaction; all of them, or it is not
+// done. The error tells of those the chain could not tell about now.
+func (c *Chain) outcomes(ctx context.Context, t payment.Carried, r *chain.Receipt) (outcomes []payment.Outcome, done bool, _ error) {
+	var failures []error
+	now := c.Now()
+	done = true
+	for i := range t.Payments {
+		p := &t.Payments[i]
+		s := c.Schemes[p.Terms.Scheme]
+		switch {
+		case s == nil:
+			failures = append(failures, fmt.Errorf("payment %s is of scheme %q, which is not configured", p.ID, p.Terms.Scheme))
+			done = false
+			continue
+		case s.Proves(p.Terms, r):
+			// Even one that was given up: its transaction was mined after all.
+			if p.Open() || p.State == payment.StateFailed {
+				outcomes = append(outcomes, p.Paid(payment.EvidenceReceipt, r))
+			}
+			continue
+		case !p.Open():
+			continue
+		case !c.isDue(p.ID, now):
+			done = false
+			continue
+		}
+		o, err := c.unpaid(ctx, s, p, r)
 		if err != nil {
-			return payment.Outcome{}, fmt.Errorf("fate of payment %s: %w", p.ID, err)
+			c.putOff(p.ID)
+			failures = append(failures, err)
+			done = false
+			continue
 		}
-		if fate.Kind == scheme.FatePaid {
-			return payment.Paid(p.ID, payment.EvidenceOtherTransaction, fate.Receipt), nil
+		outcomes = append(outcomes, o)
+	}
+	return outcomes, done, errors.Join(failures...)
+}
+
+func (c *Chain) isDue(id payment.ID, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deferred.due(id, now)
+}
+
+func (c *Chain) putOff(id payment.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deferred.add(id, c.Now())
+}
+
+// unpaid judges a payment that its mined transaction did not pay. Status 1 alone
+// is not paid, and status 0 alone is not failed (I5, I6).
+func (c *Chain) unpaid(ctx context.Context, s scheme.Scheme, p *payment.Payment, r *chain.Receipt) (payment.Outcome, error) {
+	if !r.Succeeded {
+		o, err := c.judge(ctx, p, r.BlockNumber, payment.ReceiptEvidence(payment.EvidenceReverted, r, ""))
+		if err == nil && o.To == payment.StateQueued && p.Tries >= maxTries {
+			const detail = "the transaction reverted, as others for this payment before"
+			o = p.Failed(x402.ReasonExactTransactionFailed, detail, payment.ReceiptEvidence(payment.EvidenceReverted, r, detail))
 		}
-		const detail = "the transaction succeeded, but the token shows no transfer of this authorization"
-		return payment.Failed(p.ID, x402.ReasonExactTransferMismatch, detail,
-			payment.ReceiptEvidence(payment.EvidenceReverted, r, detail)), nil
+		return o, err
 	}
-	o, err := c.judge(ctx, p, func(why *x402.Rejection) *payment.Evidence {
-		return payment.ReceiptEvidence(payment.EvidenceReverted, r, why.Error())
-	})
-	if err == nil && o.To == payment.StateQueued && p.Tries >= maxTries {
-		const detail = "the transaction reverted, as others for this payment before"
-		return payment.Failed(p.ID, x402.ReasonExactTransactionFailed, detail,
-			payment.ReceiptEvidence(payment.EvidenceReverted, r, detail)), nil
+	// The call ran to its end and the token shows no transfer for it. Unless
+	// somebody else's transaction made it, it is not to be had from this token.
+	fate, err := s.Fate(ctx, p.Terms, p.ClaimedAtBlock+1, r.BlockNumber)
+	if err != nil {
+		return payment.Outcome{}, fmt.Errorf("fate of payment %s: %w", p.ID, err)
 	}
-	return o, err
+	if fate.Kind == scheme.FatePaid {
+		return p.Paid(payment.EvidenceOtherTransaction, fate.Receipt), nil
+	}
+	const detail = "the transaction succeeded, but the token shows no transfer of this authorization"
+	return p.Failed(x402.ReasonExactTransferMismatch, detail, payment.ReceiptEvidence(payment.EvidenceReverted, r, detail)), nil
 }
 
 // resend hands the same bytes to the node again: mempools forget.
-func (c *Chain) resend(ctx context.Context, txs []payment.Carried, receipts map[chain.Hash]*chain.Receipt) error {
+func (c *Chain) resend(ctx context.Context, unmined []payment.Carried) error {
 	var due []payment.Carried
-	for _, t := range txs {
-		last := t.Transaction.Attempts[len(t.Transaction.Attempts)-1]
-		if receiptOf(t, receipts) == nil && c.Now().Sub(last.LastSendAt) >= c.Config.ResendInterval {
+	now := c.Now()
+	c.mu.Lock()
+	for _, t := range unmined {
+		// After a start nothing is known to be sent: all of it goes out at once.
+		if now.Sub(c.sentAt[t.Transaction.ID]) >= c.Config.ResendInterval {
 			due = append(due, t)
 		}
 	}
+	c.mu.Unlock()
 	if len(due) == 0 {
 		return nil
 	}
@@ -202,41 +263,43 @@ func (c *Chain) resend(ctx context.Context, txs []payment.Carried, receipts map[
 // expire fails payments whose time ran out by a final block, unused (I6). Their
 // transaction stays open: its wallet nonce is taken until it is mined.
 func (c *Chain) expire(ctx context.Context, txs []payment.Carried, head chain.Head) error {
-	var final *chain.Head
+	var over []*payment.Payment
 	for _, t := range txs {
 		for i := range t.Payments {
 			p := &t.Payments[i]
-			open := p.State == payment.StateSigned || p.State == payment.StateBroadcast
-			if !open || p.Terms.ValidBefore.Cmp(x402.NewUint256(head.Time)) > 0 {
-				continue
-			}
-			if final == nil {
-				f, err := c.finalized(ctx)
-				if err != nil {
-					return fmt.Errorf("finalized block: %w", err)
-				}
-				final = &f
-			}
-			if p.Terms.ValidBefore.Cmp(x402.NewUint256(final.Time)) > 0 {
-				continue
-			}
-			o, err := c.judge(ctx, p, func(*x402.Rejection) *payment.Evidence {
-				return &payment.Evidence{
-					Kind: payment.EvidenceExpired, BlockNumber: final.Number, BlockHash: &final.Hash, BlockTime: final.Time,
-				}
-			})
-			if err != nil {
-				return err
-			}
-			if o.To == payment.StateQueued {
-				continue
-			}
-			if err := c.record(ctx, o); err != nil {
-				return err
+			if p.Open() && p.Terms.ValidBefore.Cmp(x402.NewUint256(head.Time)) <= 0 && c.isDue(p.ID, c.Now()) {
+				over = append(over, p)
 			}
 		}
 	}
-	return nil
+	if len(over) == 0 {
+		return nil
+	}
+	final, err := c.finalized(ctx)
+	if err != nil {
+		return fmt.Errorf("finalized block: %w", err)
+	}
+	evidence := &payment.Evidence{
+		Kind: payment.EvidenceExpired, BlockNumber: final.Number, BlockHash: &final.Hash, BlockTime: final.Time,
+	}
+	var failures []error
+	for _, p := range over {
+		if p.Terms.ValidBefore.Cmp(x402.NewUint256(final.Time)) > 0 {
+			continue
+		}
+		o, err := c.judge(ctx, p, head.Number, evidence)
+		if o.Evidence != nil && o.Evidence.Kind == payment.EvidenceExpired {
+			o.Reason, o.Message = x402.ReasonExactValidBefore, "the authorization expired unused"
+		}
+		if err == nil && o.To != payment.StateQueued {
+			err = c.record(ctx, o)
+		}
+		if err != nil || o.To == payment.StateQueued {
+			c.putOff(p.ID)
+			failures = append(failures, err)
+		}
+	}
+	return errors.Join(failures...)
 }
 
 // finalized is the newest block that counts as final.
@@ -258,7 +321,11 @@ const reorgWindow = 128
 // watchBlocks compares the blocks that payments rest on with the canonical
 // chain: final ones are done with, vanished ones give their payments back.
 func (c *Chain) watchBlocks(ctx context.Context) error {
-	head := c.Head()
+	head, err := c.Node.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("head: %w", err)
+	}
+	c.see(head)
 	final, err := c.finalized(ctx)
 	if err != nil {
 		return fmt.Errorf("finalized block: %w", err)
@@ -268,7 +335,7 @@ func (c *Chain) watchBlocks(ctx context.Context) error {
 		recent = head.Number - reorgWindow
 	}
 	blocks, err := c.Store.WatchedBlocks(ctx, c.Config.Network, final.Number, recent)
-	if err != nil || len(blocks) == 0 {
+	if err != nil {
 		return err
 	}
 	numbers := make([]uint64, len(blocks))
@@ -279,10 +346,12 @@ func (c *Chain) watchBlocks(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("canonical blocks: %w", err)
 	}
+	complete := true
 	for _, b := range blocks {
 		hash, known := canonical[b.Number]
 		switch {
 		case !known: // the node lags: it can't tell
+			complete = false
 		case hash != b.Hash:
 			c.Log.WarnContext(ctx, "block reorganised, its payments are broadcast again", slog.Uint64("block", b.Number), slog.String("block_hash", b.Hash.String()))
 			c.Metrics.reorgs.WithLabelValues(string(c.Config.Network)).Inc()
@@ -296,6 +365,11 @@ func (c *Chain) watchBlocks(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if complete {
+		c.mu.Lock()
+		c.checked = head.Number
+		c.mu.Unlock()
 	}
 	return nil
 }

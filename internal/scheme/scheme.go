@@ -23,12 +23,11 @@ type Scheme interface {
 	// Proves says whether a successful receipt shows these terms paid (I5).
 	Proves(t payment.Terms, r *chain.Receipt) bool
 
-	// Simulate runs the payment's own call on the latest state: nil where it
-	// would succeed now, an *x402.Rejection where it would not.
-	Simulate(ctx context.Context, t payment.Terms) error
-
-	// Fate says what the chain holds of an authorization since a block (I6).
-	Fate(ctx context.Context, t payment.Terms, since uint64) (Fate, error)
+	// Fate says what the chain at block at holds of an authorization since block
+	// since (I6). Unused comes with what the payment's own call would do there.
+	// All of it is read from the state of that one block, so that a lagging node
+	// fails instead of mixing two times.
+	Fate(ctx context.Context, t payment.Terms, since, at uint64) (Fate, error)
 }
 
 // Payment is a parsed request.
@@ -55,7 +54,8 @@ type FateKind string
 
 // Fates.
 const (
-	FateUnused   FateKind = "unused"
+	FateUnused   FateKind = "unused"   // and the call would succeed
+	FateRefused  FateKind = "refused"  // unused, and the call would fail
 	FatePaid     FateKind = "paid"     // used for the very transfer of these terms
 	FateConsumed FateKind = "consumed" // cancelled, or used for another transfer
 	// FateUnexplained: used, and the node has no log that tells by whom.
@@ -67,5 +67,7 @@ type Fate struct {
 	Kind FateKind
 	// Receipt of the transaction that consumed it; nil where unused or unexplained.
 	Receipt *chain.Receipt
+	// Refusal says why the call would fail, where it would.
+	Refusal *x402.Rejection
 	Detail  string
 }

@@ -8,7 +8,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
@@ -33,8 +36,8 @@ type Store interface {
 	PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error)
 	ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.Payment, fresh bool, _ error)
 	States(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.State, error)
-	TakeAnswer(ctx context.Context, id payment.ID) (bool, error)
-	ReturnAnswer(ctx context.Context, id payment.ID) error
+	TakeAnswer(ctx context.Context, id payment.ID, call string, key chain.Hash) (bool, error)
+	ReturnAnswer(ctx context.Context, id payment.ID, call string) error
 	Withdraw(ctx context.Context, id payment.ID, reason x402.Reason, message string) error
 }
 
@@ -80,8 +83,10 @@ type Result struct {
 	Message string
 	// Payer in the spelling of the request.
 	Payer string
-	// Replayed: Success was told before, to a caller with the same idempotency key.
+	// Replayed: Success was told before, to a call with the same idempotency key.
 	Replayed bool
+	// call names the /settle call that took the answer.
+	call string
 }
 
 // Settle claims the payment of req, or finds it claimed, and waits for its end
@@ -104,29 +109,53 @@ func (s *Settler) Settle(ctx context.Context, req *x402.Request, idempotencyKey 
 func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Payment, idempotencyKey string) (Result, error) {
 	deadline := time.NewTimer(s.Wait)
 	defer deadline.Stop()
-	key := hashKey(idempotencyKey)
-	// The record comes before the chain: what we settled ourselves is spent on
-	// chain, and judging it anew would call our own success a failure.
-	known, err := s.Store.PaymentByKey(ctx, p.Terms().Key)
-	switch {
-	case errors.Is(err, payment.ErrNotFound):
-		known, err = s.claim(ctx, req, p, key)
-	case err == nil && known.State == payment.StateFailed && !known.Sent():
-		// Nothing of it ever left the service: a new call is a new try.
-		known, err = s.claim(ctx, req, p, key)
-	}
+	known, err := s.find(ctx, req, p)
 	if err != nil {
 		return Result{Payment: known}, err
 	}
 	if !identical(&known, p.Terms()) {
 		return s.refuse(ctx, known, p)
 	}
-	return s.await(ctx, known.ID, key, deadline.C)
+	call, err := uuid.NewRandom()
+	if err != nil {
+		return Result{Payment: known}, fmt.Errorf("call id: %w", err)
+	}
+	w := waiter{id: known.ID, call: call.String(), key: hashKey(idempotencyKey), last: known}
+	return s.await(ctx, &w, deadline.C)
+}
+
+// find returns the recorded payment of a request, claimed now if need be, within
+// the wait budget.
+func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment) (payment.Payment, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.Wait)
+	defer cancel()
+	// The record comes before the chain: what we settled ourselves is spent on
+	// chain, and judging it anew would call our own success a failure.
+	known, err := s.Store.PaymentByKey(ctx, p.Terms().Key)
+	switch {
+	case errors.Is(err, payment.ErrNotFound):
+	case err != nil:
+		return payment.Payment{}, err
+	case known.State != payment.StateFailed || known.Sent():
+		return known, nil
+	default: // nothing of it ever left the service: a new call is a new try
+	}
+	claimed, err := s.claim(ctx, req, p)
+	if _, refused := x402.AsRejection(err); !refused {
+		return claimed, err
+	}
+	// An identical call may have claimed and even settled it meanwhile: then the
+	// chain's refusal is about our own transaction.
+	now, lookErr := s.Store.PaymentByKey(ctx, p.Terms().Key)
+	if lookErr == nil && (now.State != payment.StateFailed || now.Sent()) {
+		return now, nil
+	}
+	return known, err
 }
 
 // claim judges a payment and records it; of concurrent claims one wins and the
 // others get the winner's payment.
-func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment, key chain.Hash) (payment.Payment, error) {
+func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment) (payment.Payment, error) {
 	network := p.Terms().Key.Network
 	// Read before the simulation: what is used at or before this block makes the
 	// simulation fail, so it can't be taken for our success later (I6).
@@ -138,12 +167,11 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 	if err := s.Relayer.Ready(network); err != nil {
 		return payment.Payment{}, err
 	}
-	resource := req.Resource
-	if len(resource) > maxResource {
-		resource = resource[:maxResource]
+	if ctx.Err() != nil {
+		return payment.Payment{}, fmt.Errorf("%w: judging took all the time there was", ErrNotSent)
 	}
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
-		Terms: p.Terms(), Version: req.Version, Resource: resource, IdempotencyKey: key, ClaimedAtBlock: head.Number,
+		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: head.Number,
 	})
 	if err != nil {
 		return payment.Payment{}, err
@@ -159,6 +187,14 @@ const (
 	maxResource = 2048
 	recordRetry = 250 * time.Millisecond
 )
+
+// resource makes any text one that the record can hold: it comes from the payer.
+func resource(url string) string {
+	if len(url) > maxResource {
+		url = url[:maxResource]
+	}
+	return strings.ToValidUTF8(strings.ReplaceAll(url, "\x00", ""), "")
+}
 
 func hashKey(idempotencyKey string) chain.Hash {
 	if idempotencyKey == "" {
@@ -186,86 +222,119 @@ func (s *Settler) refuse(ctx context.Context, known payment.Payment, p scheme.Pa
 	}, nil
 }
 
-// await waits for the payment's end and takes the right to tell it.
-func (s *Settler) await(ctx context.Context, id payment.ID, key chain.Hash, deadline <-chan time.Time) (Result, error) {
-	watch, stop := s.Board.Watch(id)
+// waiter is one call that waits for a payment.
+type waiter struct {
+	id   payment.ID
+	call string
+	key  chain.Hash
+	// last is the payment as it was last read.
+	last payment.Payment
+}
+
+// await waits for the payment's end and takes the right to tell it. A record
+// that can't be read for a while is asked again: the claim stands.
+func (s *Settler) await(ctx context.Context, w *waiter, deadline <-chan time.Time) (Result, error) {
+	moved, stop := s.Board.Watch(w.id)
 	defer stop()
 	retry := time.NewTicker(recordRetry)
 	defer retry.Stop()
 	for {
-		p, err := s.Store.PaymentByID(ctx, id)
-		if err != nil {
-			// The claim stands whatever the record's health: ask again until the
-			// caller's time is up.
-			select {
-			case <-retry.C:
-				continue
-			case <-ctx.Done():
-			case <-deadline:
-			}
-			return Result{Payment: payment.Payment{ID: id}}, err
+		result, done, err := s.look(ctx, w)
+		if done {
+			return result, err
 		}
-		switch {
-		case p.State == payment.StateFailed && p.Evidence != nil && p.Evidence.Kind == payment.EvidenceNotSent:
-			return Result{Payment: p}, fmt.Errorf("%w: %s", ErrNotSent, p.Message)
-		case p.State == payment.StateFailed:
-			return Result{Payment: p, Reason: p.Reason, Message: p.Message}, nil
-		case p.Settled() && s.Relayer.Confirmed(&p):
-			return s.succeed(ctx, p, key)
+		again := retry.C
+		if err == nil {
+			again = nil
 		}
 		select {
-		case <-watch:
+		case <-moved:
+		case <-again:
 		case <-ctx.Done():
 			// Nobody is there to be answered. The next identical call collects.
-			return Result{Payment: p}, context.Cause(ctx)
+			return Result{Payment: w.last}, context.Cause(ctx)
 		case <-deadline:
-			return s.giveUp(ctx, p)
+			return s.giveUp(ctx, w)
 		}
 	}
 }
 
-// succeed tells success to the one caller who may hear it (I2).
-func (s *Settler) succeed(ctx context.Context, p payment.Payment, key chain.Hash) (Result, error) {
-	if err := ctx.Err(); err != nil {
-		return Result{Payment: p}, err
-	}
-	first, err := s.Store.TakeAnswer(context.WithoutCancel(ctx), p.ID)
+// look reads the payment once: done if there is something to tell. An error that
+// is not done is worth another look.
+func (s *Settler) look(ctx context.Context, w *waiter) (_ Result, done bool, _ error) {
+	p, err := s.Store.PaymentByID(ctx, w.id)
 	if err != nil {
-		return Result{Payment: p}, err
+		return Result{}, false, err
+	}
+	w.last = p
+	switch {
+	case p.State == payment.StateFailed && p.Evidence != nil && p.Evidence.Kind == payment.EvidenceNotSent:
+		return Result{Payment: p}, true, fmt.Errorf("%w: %s", ErrNotSent, p.Message)
+	case p.State == payment.StateFailed:
+		return Result{Payment: p, Reason: p.Reason, Message: p.Message}, true, nil
+	case p.Settled() && s.Relayer.Confirmed(&p):
+		return s.succeed(ctx, w)
+	}
+	return Result{}, false, nil
+}
+
+// succeed tells success to the one call that may hear it (I2).
+func (s *Settler) succeed(ctx context.Context, w *waiter) (_ Result, done bool, _ error) {
+	first, err := s.Store.TakeAnswer(context.WithoutCancel(ctx), w.id, w.call, w.key)
+	if err != nil {
+		return Result{}, false, err // it may be ours or not: asked again, the record tells
 	}
 	s.Crash("answer_taken")
+	success := Result{Payment: w.last, Success: true, call: w.call}
+	if first && ctx.Err() != nil {
+		return Result{Payment: w.last}, true, errors.Join(ctx.Err(), s.Undelivered(ctx, success))
+	}
+	if first {
+		return success, true, nil
+	}
+	p, err := s.Store.PaymentByID(ctx, w.id)
+	if err != nil {
+		return Result{}, false, err
+	}
+	w.last = p
 	switch {
-	case first:
-		return Result{Payment: p, Success: true}, nil
-	case !key.IsZero() && key == p.IdempotencyKey:
-		return Result{Payment: p, Success: true, Replayed: true}, nil
+	case p.AnsweredAt.IsZero():
+		return Result{}, false, nil // its block vanished between two looks
+	case !w.key.IsZero() && w.key == p.AnsweredKey && p.Settled():
+		return Result{Payment: p, Success: true, Replayed: true}, true, nil
 	}
 	return Result{
 		Payment: p, Reason: x402.ReasonDuplicateSettlement,
 		Message: "this payment is settled and its success was told before",
-	}, nil
+	}, true, nil
 }
 
 // giveUp ends the wait. A payment that is signed goes on and is pending. One
 // for which nothing is signed is taken back, so that "not paid" is true.
-func (s *Settler) giveUp(ctx context.Context, p payment.Payment) (Result, error) {
-	if p.State == payment.StateQueued && !p.Sent() {
+func (s *Settler) giveUp(ctx context.Context, w *waiter) (Result, error) {
+	ctx = context.WithoutCancel(ctx)
+	if !w.last.Sent() {
 		const message = "no relayer wallet could take the payment in time"
-		err := s.Store.Withdraw(context.WithoutCancel(ctx), p.ID, x402.ReasonUnexpectedSettle, message)
+		err := s.Store.Withdraw(ctx, w.id, x402.ReasonUnexpectedSettle, message)
 		if err == nil {
-			return Result{Payment: p}, fmt.Errorf("%w: %s", ErrNotSent, message)
+			return Result{Payment: w.last}, fmt.Errorf("%w: %s", ErrNotSent, message)
 		}
-		if !errors.Is(err, payment.ErrTransition) {
-			return Result{Payment: p}, err
+		// A lane was faster, or the record does not answer.
+		p, readErr := s.Store.PaymentByID(ctx, w.id)
+		if readErr != nil {
+			return Result{Payment: w.last}, errors.Join(err, readErr)
 		}
-		// A lane was faster: it is signed by now.
-		if p, err = s.Store.PaymentByID(ctx, p.ID); err != nil {
-			return Result{Payment: payment.Payment{ID: p.ID}}, err
-		}
+		w.last = p
+	}
+	switch {
+	case w.last.State == payment.StateFailed:
+		return Result{Payment: w.last, Reason: w.last.Reason, Message: w.last.Message}, nil
+	case !w.last.Sent():
+		return Result{Payment: w.last}, ErrNotSent
 	}
 	return Result{
-		Payment: p, Reason: x402.ReasonSettlementPending,
-		Message: "the transaction is not mined yet; repeat the identical call to collect the result",
+		Payment: w.last, Reason: x402.ReasonSettlementPending,
+		Message: "the settlement is not confirmed yet; repeat the identical call to collect the result",
 	}, nil
 }
 
@@ -275,5 +344,5 @@ func (s *Settler) Undelivered(ctx context.Context, r Result) error {
 	if !r.Success || r.Replayed {
 		return nil
 	}
-	return s.Store.ReturnAnswer(context.WithoutCancel(ctx), r.Payment.ID)
+	return s.Store.ReturnAnswer(context.WithoutCancel(ctx), r.Payment.ID, r.call)
 }

@@ -18,14 +18,14 @@ import (
 // paymentColumns in the order scanPayment reads them.
 const paymentColumns = `p.id::text, p.network, p.contract, p.payer, p.authorization_nonce, p.scheme, p.asset, p.pay_to,
 	p.amount::text, p.valid_after::text, p.valid_before::text, p.call_to, p.call_data, p.signature_hash,
-	p.x402_version, p.resource, p.idempotency_key, p.claimed_at_block, p.state, p.tries, p.transaction_id,
-	p.tx_hash, p.block_number, p.block_hash, p.reason, p.message, p.evidence, p.created_at, p.updated_at, p.answered_at`
+	p.x402_version, p.resource, p.claimed_at_block, p.state, p.tries, p.transaction_id,
+	p.tx_hash, p.block_number, p.block_hash, p.reason, p.message, p.evidence, p.created_at, p.updated_at, p.answered_at, p.answered_key`
 
 func scanPayment(row pgx.Row) (payment.Payment, error) {
 	var (
 		p                                                   payment.Payment
 		contract, payer, nonce, asset, payTo, callTo        []byte
-		signature, idempotency, txHash, blockHash, evidence []byte
+		signature, answeredKey, txHash, blockHash, evidence []byte
 		amount, after, before                               string
 		txID, block                                         *int64
 		reason, message                                     *string
@@ -34,14 +34,14 @@ func scanPayment(row pgx.Row) (payment.Payment, error) {
 	)
 	err := row.Scan(&p.ID, &p.Terms.Key.Network, &contract, &payer, &nonce, &p.Terms.Scheme, &asset, &payTo,
 		&amount, &after, &before, &callTo, &p.Terms.Call.Data, &signature,
-		&p.Version, &p.Resource, &idempotency, &claimedAt, &p.State, &p.Tries, &txID,
-		&txHash, &block, &blockHash, &reason, &message, &evidence, &p.CreatedAt, &p.UpdatedAt, &answered)
+		&p.Version, &p.Resource, &claimedAt, &p.State, &p.Tries, &txID,
+		&txHash, &block, &blockHash, &reason, &message, &evidence, &p.CreatedAt, &p.UpdatedAt, &answered, &answeredKey)
 	if err != nil {
 		return payment.Payment{}, err
 	}
 	p.Terms.Key.Contract, p.Terms.Key.Payer, p.Terms.Key.Nonce = chain.Address(contract), chain.Address(payer), chain.Hash(nonce)
 	p.Terms.Asset, p.Terms.PayTo, p.Terms.Call.To = chain.Address(asset), chain.Address(payTo), chain.Address(callTo)
-	p.Terms.SignatureHash, p.IdempotencyKey = chain.Hash(signature), optionalHash(idempotency)
+	p.Terms.SignatureHash, p.AnsweredKey = chain.Hash(signature), optionalHash(answeredKey)
 	p.TxHash, p.BlockHash = optionalHash(txHash), optionalHash(blockHash)
 	p.ClaimedAtBlock = uint64(claimedAt) //nolint:gosec // CHECKed not negative
 	for _, n := range []struct {
@@ -93,12 +93,12 @@ func bytesOrNull(h chain.Hash) []byte {
 
 const sqlClaim = `
 INSERT INTO payments AS p (id, network, contract, payer, authorization_nonce, fingerprint, scheme, asset, pay_to,
-	amount, valid_after, valid_before, call_to, call_data, signature_hash, x402_version, resource, idempotency_key,
+	amount, valid_after, valid_before, call_to, call_data, signature_hash, x402_version, resource,
 	claimed_at_block, state)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::numeric, $11::text::numeric, $12::text::numeric, $13, $14, $15, $16, $17, $18, $19, 'queued')
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::numeric, $11::text::numeric, $12::text::numeric, $13, $14, $15, $16, $17, $18, 'queued')
 ON CONFLICT ON CONSTRAINT payments_authorization DO UPDATE
-SET state = 'queued', call_to = excluded.call_to, call_data = excluded.call_data, signature_hash = excluded.signature_hash,
-	x402_version = excluded.x402_version, resource = excluded.resource, idempotency_key = excluded.idempotency_key,
+SET state = 'queued', valid_after = excluded.valid_after, valid_before = excluded.valid_before, call_to = excluded.call_to, call_data = excluded.call_data, signature_hash = excluded.signature_hash,
+	x402_version = excluded.x402_version, resource = excluded.resource,
 	claimed_at_block = excluded.claimed_at_block, reason = NULL, message = NULL, evidence = NULL, updated_at = now()
 WHERE p.state = 'failed' AND p.tries = 0 AND p.fingerprint = excluded.fingerprint
 RETURNING ` + paymentColumns
@@ -118,7 +118,7 @@ func (s *Store) ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.
 		fresh = true
 		out, err = scanPayment(tx.QueryRow(ctx, sqlClaim, id.String(), k.Network, k.Contract[:], k.Payer[:], k.Nonce[:], fp[:],
 			t.Scheme, t.Asset[:], t.PayTo[:], t.Amount.String(), t.ValidAfter.String(), t.ValidBefore.String(),
-			t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, bytesOrNull(p.IdempotencyKey), p.ClaimedAtBlock))
+			t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock))
 		if errors.Is(err, pgx.ErrNoRows) {
 			fresh = false
 			out, err = scanPayment(tx.QueryRow(ctx, sqlPaymentByKey, k.Network, k.Contract[:], k.Payer[:], k.Nonce[:]))
@@ -169,10 +169,11 @@ func (s *Store) PaymentByKey(ctx context.Context, k payment.Key) (payment.Paymen
 
 // PaymentByID finds a payment, or payment.ErrNotFound.
 func (s *Store) PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error) {
-	if uuid.Validate(string(id)) != nil {
+	parsed, err := uuid.Parse(string(id))
+	if err != nil {
 		return payment.Payment{}, payment.ErrNotFound
 	}
-	return s.onePayment(ctx, sqlPaymentByID, string(id))
+	return s.onePayment(ctx, sqlPaymentByID, parsed.String())
 }
 
 // PaymentsByTransaction lists the payments that a hash settled, or that the
@@ -224,20 +225,26 @@ func (s *Store) States(ctx context.Context, ids []payment.ID) (map[payment.ID]pa
 }
 
 const (
-	sqlTakeAnswer   = `UPDATE payments SET answered_at = now() WHERE id = $1::text::uuid AND answered_at IS NULL AND state IN ('included', 'final')`
-	sqlReturnAnswer = `UPDATE payments SET answered_at = NULL WHERE id = $1::text::uuid AND answered_at IS NOT NULL`
+	sqlTakeAnswer = `
+UPDATE payments SET answered_at = coalesce(answered_at, now()), answered_by = $2::text::uuid, answered_key = $3
+WHERE id = $1::text::uuid AND state IN ('included', 'final') AND (answered_by IS NULL OR answered_by = $2::text::uuid)`
+	sqlReturnAnswer = `
+UPDATE payments SET answered_at = NULL, answered_by = NULL, answered_key = NULL
+WHERE id = $1::text::uuid AND answered_by = $2::text::uuid`
 )
 
-// TakeAnswer gives the right to tell success to exactly one caller (I2).
-func (s *Store) TakeAnswer(ctx context.Context, id payment.ID) (bool, error) {
-	n, err := s.exec(ctx, sqlTakeAnswer, string(id))
+// TakeAnswer gives the right to tell success to exactly one call (I2), which a
+// UUID of its own names: a call whose first try ended in doubt may try again.
+// key is the hash of the idempotency key it came with, or zero.
+func (s *Store) TakeAnswer(ctx context.Context, id payment.ID, call string, key chain.Hash) (bool, error) {
+	n, err := s.exec(ctx, sqlTakeAnswer, string(id), call, bytesOrNull(key))
 	return n == 1, err
 }
 
 // ReturnAnswer gives it back when the answer provably reached nobody, so that
-// the next identical call collects it (I2). Only who took it may call this.
-func (s *Store) ReturnAnswer(ctx context.Context, id payment.ID) error {
-	_, err := s.exec(ctx, sqlReturnAnswer, string(id))
+// the next identical call collects it (I2).
+func (s *Store) ReturnAnswer(ctx context.Context, id payment.ID, call string) error {
+	_, err := s.exec(ctx, sqlReturnAnswer, string(id), call)
 	return err
 }
 

@@ -77,7 +77,7 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrLaneFull, payment.ErrUnavailable, errSign} {
+	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrUnavailable, errSign} {
 		if errors.Is(err, ours) {
 			return err
 		}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -35,12 +36,14 @@ const (
 SELECT t.id, t.lane_id, l.network, l.address, t.wallet_nonce, t.state, t.block_number, t.block_hash,
 	a.id, a.hash, a.raw, a.gas_limit, a.fee_cap::bigint, a.tip_cap::bigint, a.signed_at, a.last_send_at
 FROM transactions t JOIN lanes l ON l.id = t.lane_id JOIN attempts a ON a.transaction_id = t.id
-WHERE l.network = $1 AND t.state IN ('signed', 'broadcast')
+WHERE l.network = $1 AND (t.state IN ('signed', 'broadcast') OR t.id IN (
+	SELECT p.transaction_id FROM payments p WHERE p.network = $1 AND p.state IN ('signed', 'broadcast')))
 ORDER BY t.lane_id, t.wallet_nonce, a.id LIMIT 4096`
 	sqlCarried = `SELECT ` + paymentColumns + ` FROM payments p WHERE p.transaction_id = ANY($1) ORDER BY p.created_at, p.id`
 )
 
-// OpenTransactions lists what is signed and not yet mined, with the payments.
+// OpenTransactions lists what is signed and not yet mined, and what is mined but
+// carries payments that could not be judged yet, with the payments.
 func (s *Store) OpenTransactions(ctx context.Context, n x402.Network) ([]payment.Carried, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -107,14 +110,16 @@ const (
 UPDATE transactions SET state = 'included', block_number = $2, block_hash = $3, gas_used = $4, gas_price = $5, succeeded = $6, updated_at = now()
 WHERE id = $1 AND state IN ('signed', 'broadcast')`
 	sqlPay = `
-UPDATE payments SET state = 'included', tx_hash = $2, block_number = $3, block_hash = $4, evidence = $5, updated_at = now()
-WHERE id = $1::text::uuid AND state IN ('queued', 'signed', 'broadcast')`
+UPDATE payments SET state = 'included', tx_hash = $4, block_number = $5, block_hash = $6, evidence = $7,
+	reason = NULL, message = NULL, updated_at = now()
+WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3
+	AND (state IN ('queued', 'signed', 'broadcast') OR state = 'failed' AND transaction_id IS NOT NULL)`
 	sqlFail = `
-UPDATE payments SET state = 'failed', reason = $2, message = $3, evidence = $4, updated_at = now()
-WHERE id = $1::text::uuid AND state IN ('queued', 'signed', 'broadcast')`
+UPDATE payments SET state = 'failed', reason = $4, message = $5, evidence = $6, updated_at = now()
+WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3 AND state IN ('queued', 'signed', 'broadcast')`
 	sqlRequeue = `
 UPDATE payments SET state = 'queued', transaction_id = NULL, updated_at = now()
-WHERE id = $1::text::uuid AND state IN ('signed', 'broadcast')`
+WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3 AND state IN ('signed', 'broadcast')`
 	sqlOutbox = `INSERT INTO outbox (payment_id, type) VALUES ($1::text::uuid, $2)`
 )
 
@@ -131,7 +136,8 @@ func (s *Store) RecordInclusion(ctx context.Context, in payment.Inclusion) error
 			return payment.ErrTransition
 		}
 		for _, o := range in.Outcomes {
-			if err := applyOutcome(ctx, tx, o); err != nil {
+			// A payment that moved on since it was judged is not this outcome's.
+			if err := applyOutcome(ctx, tx, o); err != nil && !errors.Is(err, payment.ErrTransition) {
 				return err
 			}
 		}
@@ -139,7 +145,8 @@ func (s *Store) RecordInclusion(ctx context.Context, in payment.Inclusion) error
 	})
 }
 
-// RecordOutcome writes the fate of one payment that no receipt of ours decided.
+// RecordOutcome writes the fate of one payment. payment.ErrTransition if it has
+// moved on since it was judged.
 func (s *Store) RecordOutcome(ctx context.Context, o payment.Outcome) error {
 	return s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error { return applyOutcome(ctx, tx, o) })
 }
@@ -149,16 +156,15 @@ func applyOutcome(ctx context.Context, tx pgx.Tx, o payment.Outcome) error {
 	if err != nil {
 		return fmt.Errorf("evidence: %w", err)
 	}
-	var sql string
-	var args []any
+	sql, args := "", []any{string(o.Payment), o.Transaction, o.Tries}
 	event := payment.EventSettled
 	switch o.To {
 	case payment.StateIncluded:
-		sql, args = sqlPay, []any{string(o.Payment), o.TxHash[:], o.Block, o.InBlock[:], evidence}
+		sql, args = sqlPay, append(args, o.TxHash[:], o.Block, o.InBlock[:], evidence)
 	case payment.StateFailed:
-		sql, args, event = sqlFail, []any{string(o.Payment), o.Reason, o.Message, evidence}, payment.EventFailed
+		sql, args, event = sqlFail, append(args, o.Reason, o.Message, evidence), payment.EventFailed
 	case payment.StateQueued:
-		sql, args, event = sqlRequeue, []any{string(o.Payment)}, ""
+		sql, event = sqlRequeue, ""
 	case payment.StateSigned, payment.StateBroadcast, payment.StateFinal:
 		return fmt.Errorf("store: %s is no outcome", o.To)
 	}

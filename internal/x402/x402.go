@@ -52,11 +52,3 @@ type Request struct {
 	// Resource is the URL that was paid for, for the record only.
 	Resource string
 }
-
-// Kind is one line of GET /supported.
-type Kind struct {
-	Version int
-	Scheme  SchemeName
-	Network Network
-	Extra   map[string]any
-}

@@ -8,7 +8,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"strconv"
+	"slices"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -48,11 +48,20 @@ func Dial(ctx context.Context, url string, timeout time.Duration) (*Client, erro
 func (c *Client) Close() { c.rpc.Close() }
 
 // Message is an eth_call: From pays nothing, Gas bounds what foreign code may
-// burn on the node (I8).
+// burn on the node (I8). Block is the height whose state it runs on, 0 for the
+// latest; a node that does not have that block can't tell.
 type Message struct {
 	From, To chain.Address
 	Data     []byte
 	Gas      uint64
+	Block    uint64
+}
+
+func (m Message) block() string {
+	if m.Block == 0 {
+		return "latest"
+	}
+	return hexutil.EncodeUint64(m.Block)
 }
 
 func (m Message) arg() map[string]any {
@@ -75,8 +84,8 @@ type query struct {
 	err    error
 }
 
-func callQuery(m Message, block string, result *hexutil.Bytes) *query {
-	return &query{method: "eth_call", args: []any{m.arg(), block}, result: result}
+func callQuery(m Message, result *hexutil.Bytes) *query {
+	return &query{method: "eth_call", args: []any{m.arg(), m.block()}, result: result}
 }
 
 func codeQuery(a chain.Address, result *hexutil.Bytes) *query {
@@ -105,17 +114,23 @@ func (c *Client) ask(ctx context.Context, qs ...*query) error {
 	return nil
 }
 
-// Call runs eth_call at the latest block.
-func (c *Client) Call(ctx context.Context, m Message) ([]byte, error) {
-	var out hexutil.Bytes
-	err := c.ask(ctx, callQuery(m, "latest", &out))
-	return out, err
+// maxBatch bounds a JSON-RPC batch: hosted nodes refuse large ones.
+const maxBatch = 100
+
+// askAll sends any number of queries, in as many batches as it takes.
+func (c *Client) askAll(ctx context.Context, qs []*query) error {
+	for part := range slices.Chunk(qs, maxBatch) {
+		if err := c.ask(ctx, part...); err != nil && len(part) > 1 {
+			return err
+		}
+	}
+	return nil
 }
 
-// CallAt runs eth_call at a block number.
-func (c *Client) CallAt(ctx context.Context, m Message, block uint64) ([]byte, error) {
+// Call runs eth_call.
+func (c *Client) Call(ctx context.Context, m Message) ([]byte, error) {
 	var out hexutil.Bytes
-	err := c.ask(ctx, callQuery(m, hexutil.EncodeUint64(block), &out))
+	err := c.ask(ctx, callQuery(m, &out))
 	return out, err
 }
 
@@ -125,13 +140,13 @@ type Result struct {
 	Err  error
 }
 
-// CallMany runs several eth_calls, each on its own copy of the latest state,
-// in one round trip.
+// CallMany runs several eth_calls, each on its own copy of the state, in one
+// round trip.
 func (c *Client) CallMany(ctx context.Context, ms ...Message) ([]Result, error) {
 	outs := make([]hexutil.Bytes, len(ms))
 	qs := make([]*query, len(ms))
 	for i, m := range ms {
-		qs[i] = callQuery(m, "latest", &outs[i])
+		qs[i] = callQuery(m, &outs[i])
 	}
 	if err := c.ask(ctx, qs...); err != nil && len(ms) > 1 {
 		return nil, err
@@ -167,20 +182,19 @@ func (c *Client) EstimateGas(ctx context.Context, m Message) (uint64, error) {
 // Account is a wallet as the node sees it at the latest block.
 type Account struct {
 	Balance *big.Int // wei
-	// Nonce counts mined transactions, PendingNonce those in the node's pool too.
-	Nonce, PendingNonce uint64
+	// Nonce counts mined transactions.
+	Nonce uint64
 }
 
-// Account reads balance and wallet nonces in one round trip.
+// Account reads balance and wallet nonce in one round trip.
 func (c *Client) Account(ctx context.Context, a chain.Address) (Account, error) {
 	var (
-		balance         hexutil.Big
-		latest, pending hexutil.Uint64
+		balance hexutil.Big
+		nonce   hexutil.Uint64
 	)
 	qs := []*query{
 		{method: "eth_getBalance", args: []any{common.Address(a), "latest"}, result: &balance},
-		{method: "eth_getTransactionCount", args: []any{common.Address(a), "latest"}, result: &latest},
-		{method: "eth_getTransactionCount", args: []any{common.Address(a), "pending"}, result: &pending},
+		{method: "eth_getTransactionCount", args: []any{common.Address(a), "latest"}, result: &nonce},
 	}
 	if err := c.ask(ctx, qs...); err != nil {
 		return Account{}, err
@@ -190,15 +204,14 @@ func (c *Client) Account(ctx context.Context, a chain.Address) (Account, error) 
 			return Account{}, q.err
 		}
 	}
-	return Account{Balance: balance.ToInt(), Nonce: uint64(latest), PendingNonce: max(uint64(pending), uint64(latest))}, nil
+	return Account{Balance: balance.ToInt(), Nonce: uint64(nonce)}, nil
 }
 
 type header struct {
-	Number     hexutil.Uint64 `json:"number"`
-	Hash       common.Hash    `json:"hash"`
-	ParentHash common.Hash    `json:"parentHash"`
-	Timestamp  hexutil.Uint64 `json:"timestamp"`
-	BaseFee    hexutil.Uint64 `json:"baseFeePerGas"`
+	Number    hexutil.Uint64 `json:"number"`
+	Hash      common.Hash    `json:"hash"`
+	Timestamp hexutil.Uint64 `json:"timestamp"`
+	BaseFee   hexutil.Uint64 `json:"baseFeePerGas"`
 }
 
 func (h *header) head() chain.Head {
@@ -233,26 +246,20 @@ func (c *Client) headAt(ctx context.Context, block string) (chain.Head, error) {
 	return h.head(), nil
 }
 
-// CanonicalHashes reads the block hash at each height in one round trip. A
-// height the node does not have is left out.
+// CanonicalHashes reads the block hash at each height. One that the node does
+// not have, or can't tell, is left out.
 func (c *Client) CanonicalHashes(ctx context.Context, numbers []uint64) (map[uint64]chain.Hash, error) {
 	headers := make([]*header, len(numbers))
 	qs := make([]*query, len(numbers))
 	for i, n := range numbers {
 		qs[i] = headQuery(hexutil.EncodeUint64(n), &headers[i])
 	}
-	hashes := make(map[uint64]chain.Hash, len(numbers))
-	if len(qs) == 0 {
-		return hashes, nil
-	}
-	if err := c.ask(ctx, qs...); err != nil {
+	if err := c.askAll(ctx, qs); err != nil {
 		return nil, err
 	}
+	hashes := make(map[uint64]chain.Hash, len(numbers))
 	for i, q := range qs {
-		if q.err != nil {
-			return nil, q.err
-		}
-		if headers[i] != nil {
+		if q.err == nil && headers[i] != nil {
 			hashes[numbers[i]] = chain.Hash(headers[i].Hash)
 		}
 	}
@@ -270,6 +277,3 @@ func (c *Client) SuggestTip(ctx context.Context) (uint64, error) {
 	}
 	return tip.ToInt().Uint64(), nil
 }
-
-// blockArg encodes a height for eth_getLogs.
-func blockArg(n uint64) string { return "0x" + strconv.FormatUint(n, 16) }

@@ -2,7 +2,6 @@ package evm
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -28,15 +27,16 @@ func (l *logEntry) log() chain.Log {
 }
 
 type receipt struct {
-	TxHash      common.Hash    `json:"transactionHash"`
-	BlockHash   common.Hash    `json:"blockHash"`
-	BlockNumber hexutil.Uint64 `json:"blockNumber"`
-	Status      hexutil.Uint64 `json:"status"`
-	GasUsed     hexutil.Uint64 `json:"gasUsed"`
-	GasPrice    hexutil.Uint64 `json:"effectiveGasPrice"`
-	Logs        []*logEntry    `json:"logs"`
+	TxHash      common.Hash     `json:"transactionHash"`
+	BlockHash   common.Hash     `json:"blockHash"`
+	BlockNumber *hexutil.Uint64 `json:"blockNumber"`
+	Status      *hexutil.Uint64 `json:"status"`
+	GasUsed     hexutil.Uint64  `json:"gasUsed"`
+	GasPrice    hexutil.Uint64  `json:"effectiveGasPrice"`
+	Logs        []*logEntry     `json:"logs"`
 }
 
+// receipt needs status and block number to be there.
 func (r *receipt) receipt() *chain.Receipt {
 	logs := make([]chain.Log, 0, len(r.Logs))
 	for _, l := range r.Logs {
@@ -45,76 +45,95 @@ func (r *receipt) receipt() *chain.Receipt {
 		}
 	}
 	return &chain.Receipt{
-		TxHash: chain.Hash(r.TxHash), BlockHash: chain.Hash(r.BlockHash), BlockNumber: uint64(r.BlockNumber),
-		Succeeded: r.Status == 1, GasUsed: uint64(r.GasUsed), EffectiveGasPrice: uint64(r.GasPrice), Logs: logs,
+		TxHash: chain.Hash(r.TxHash), BlockHash: chain.Hash(r.BlockHash), BlockNumber: uint64(*r.BlockNumber),
+		Succeeded: *r.Status == 1, GasUsed: uint64(r.GasUsed), EffectiveGasPrice: uint64(r.GasPrice), Logs: logs,
 	}
 }
 
-// Receipts reads the receipts of many transactions in one round trip; those
-// that are not mined are absent. A receipt that is not of the asked hash, or
-// whose block is not canonical by the same node's word, is no answer at all:
-// the call fails with chain.ErrUnavailable rather than report it as unmined.
-func (c *Client) Receipts(ctx context.Context, hashes []chain.Hash) (map[chain.Hash]*chain.Receipt, error) {
-	found := make(map[chain.Hash]*chain.Receipt)
-	if len(hashes) == 0 {
-		return found, nil
-	}
+// Lookup is what a node said of one transaction: mined with this receipt, not
+// mined (nil and known), or it could not tell (I7).
+type Lookup struct {
+	Receipt *chain.Receipt
+	Unknown bool
+}
+
+// Receipts looks many transactions up. What is unusable about one of them (an
+// error, another transaction's receipt, a block that is not canonical by the
+// same node's word) makes that one unknown and touches no other. The error says
+// that the node told nothing at all.
+func (c *Client) Receipts(ctx context.Context, hashes []chain.Hash) (map[chain.Hash]Lookup, error) {
 	raw := make([]*receipt, len(hashes))
 	qs := make([]*query, len(hashes))
 	for i, h := range hashes {
 		qs[i] = &query{method: "eth_getTransactionReceipt", args: []any{common.Hash(h)}, result: &raw[i]}
 	}
-	if err := c.ask(ctx, qs...); err != nil {
+	if err := c.askAll(ctx, qs); err != nil {
 		return nil, err
 	}
+	found := make(map[chain.Hash]Lookup, len(hashes))
 	var blocks []uint64
 	seen := make(map[uint64]bool)
 	for i, q := range qs {
-		switch {
+		switch r := raw[i]; {
 		case q.err != nil:
-			return nil, q.err
-		case raw[i] == nil:
-			continue
-		case chain.Hash(raw[i].TxHash) != hashes[i]:
-			return nil, fmt.Errorf("%w: it answered with another transaction's receipt", chain.ErrUnavailable)
-		}
-		found[hashes[i]] = raw[i].receipt()
-		if n := uint64(raw[i].BlockNumber); !seen[n] {
-			seen[n] = true
-			blocks = append(blocks, n)
+			found[hashes[i]] = Lookup{Unknown: true}
+		case r == nil:
+			found[hashes[i]] = Lookup{}
+		case chain.Hash(r.TxHash) != hashes[i] || r.Status == nil || r.BlockNumber == nil:
+			found[hashes[i]] = Lookup{Unknown: true}
+		default:
+			found[hashes[i]] = Lookup{Receipt: r.receipt()}
+			if n := uint64(*r.BlockNumber); !seen[n] {
+				seen[n] = true
+				blocks = append(blocks, n)
+			}
 		}
 	}
 	canonical, err := c.CanonicalHashes(ctx, blocks)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range found {
-		if canonical[r.BlockNumber] != r.BlockHash {
-			return nil, fmt.Errorf("%w: receipt of a block that is not canonical", chain.ErrUnavailable)
+	for h, l := range found {
+		if l.Receipt != nil && canonical[l.Receipt.BlockNumber] != l.Receipt.BlockHash {
+			found[h] = Lookup{Unknown: true}
 		}
 	}
 	return found, nil
 }
 
-// TransactionsWithLog returns the hashes of canonical transactions from block
-// on whose logs have this address and these topics, oldest first.
-func (c *Client) TransactionsWithLog(ctx context.Context, address chain.Address, topics []chain.Hash, from uint64) ([]chain.Hash, error) {
+const (
+	// logWindow is how many blocks one eth_getLogs asks for: hosted nodes refuse
+	// long ranges.
+	logWindow = 2000
+	// maxLogWindows bounds the search: 100,000 blocks.
+	maxLogWindows = 50
+)
+
+// TransactionsWithLog returns the hashes of the transactions in blocks from to
+// until, both included, whose logs have this address and these topics, oldest
+// first. Of a longer range than 100,000 blocks it reads the newest.
+func (c *Client) TransactionsWithLog(ctx context.Context, address chain.Address, topics []chain.Hash, from, until uint64) ([]chain.Hash, error) {
 	want := make([]common.Hash, len(topics))
 	for i, t := range topics {
 		want[i] = common.Hash(t)
 	}
-	filter := map[string]any{
-		"address": common.Address(address), "topics": want,
-		"fromBlock": blockArg(from), "toBlock": "latest",
-	}
-	var logs []*logEntry
-	if err := c.ask(ctx, &query{method: "eth_getLogs", args: []any{filter}, result: &logs}); err != nil {
-		return nil, err
+	if most := uint64(logWindow * maxLogWindows); until >= most {
+		from = max(from, until-most+1)
 	}
 	var hashes []chain.Hash
-	for _, l := range logs {
-		if l != nil && !l.Removed {
-			hashes = append(hashes, chain.Hash(l.TxHash))
+	for ; from <= until; from += logWindow {
+		filter := map[string]any{
+			"address": common.Address(address), "topics": want,
+			"fromBlock": hexutil.EncodeUint64(from), "toBlock": hexutil.EncodeUint64(min(until, from+logWindow-1)),
+		}
+		var logs []*logEntry
+		if err := c.ask(ctx, &query{method: "eth_getLogs", args: []any{filter}, result: &logs}); err != nil {
+			return nil, err
+		}
+		for _, l := range logs {
+			if l != nil && !l.Removed {
+				hashes = append(hashes, chain.Hash(l.TxHash))
+			}
 		}
 	}
 	return hashes, nil

@@ -64,11 +64,21 @@ func (t *Tokens) Facts(ctx context.Context, token chain.Address) (Token, error) 
 	return facts, nil
 }
 
+// domainText reads a name or version. One that no domain would have is none.
+func domainText(b []byte) string {
+	const most = 256
+	s, ok := DecodeString(b)
+	if !ok || len(s) > most {
+		return ""
+	}
+	return s
+}
+
 func (c *Client) tokenFacts(ctx context.Context, token chain.Address) (Token, error) {
 	const gas = 200_000
 	var code, name, version, separator, decimals hexutil.Bytes
 	view := func(selector uint32, out *hexutil.Bytes) *query {
-		return callQuery(Message{To: token, Data: pack(selector), Gas: gas}, "latest", out)
+		return callQuery(Message{To: token, Data: pack(selector), Gas: gas}, out)
 	}
 	qs := []*query{
 		codeQuery(token, &code), view(selName, &name), view(selVersion, &version),
@@ -86,8 +96,7 @@ func (c *Client) tokenFacts(ctx context.Context, token chain.Address) (Token, er
 		return Token{}, nil
 	}
 	facts := Token{HasCode: true}
-	facts.Name, _ = DecodeString(name)
-	facts.Version, _ = DecodeString(version)
+	facts.Name, facts.Version = domainText(name), domainText(version)
 	if u, ok := DecodeUint256(separator); ok {
 		facts.DomainSeparator = chain.Hash(u)
 	}

@@ -13,7 +13,7 @@ import (
 // anything but the magic value does not accept it.
 func (c *Client) Wallet(ctx context.Context, a chain.Address, digest chain.Hash, signature []byte, maxGas uint64) (code []byte, valid bool, err error) {
 	var gotCode, answer hexutil.Bytes
-	ask := callQuery(Message{To: a, Data: IsValidSignatureData(digest, signature), Gas: maxGas}, "latest", &answer)
+	ask := callQuery(Message{To: a, Data: IsValidSignatureData(digest, signature), Gas: maxGas}, &answer)
 	has := codeQuery(a, &gotCode)
 	if err := c.ask(ctx, has, ask); err != nil {
 		return nil, false, err

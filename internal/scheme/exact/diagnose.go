@@ -20,6 +20,8 @@ type question struct {
 	recovered bool
 	digest    chain.Hash
 	signature []byte
+	// at is the block to ask about; 0 is the latest.
+	at uint64
 }
 
 // diagnose finds out why a transfer fails, in one round trip and in the order of
@@ -28,7 +30,7 @@ type question struct {
 func (s *Scheme) diagnose(ctx context.Context, q question, revert *evm.RevertError) error {
 	s.tokens.Forget(q.asset) // the token may have been upgraded under our cache
 	view := func(data []byte) evm.Message {
-		return evm.Message{From: s.Sender, To: q.asset, Data: data, Gas: s.MaxGas}
+		return evm.Message{From: s.Sender, To: q.asset, Data: data, Gas: s.MaxGas, Block: q.at}
 	}
 	results, err := s.client.CallMany(ctx,
 		view(evm.AuthorizationStateData(q.auth.From, q.auth.Nonce)),

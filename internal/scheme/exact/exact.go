@@ -186,32 +186,26 @@ func (s *Scheme) Proves(t payment.Terms, r *chain.Receipt) bool {
 	return r.Succeeded && evm.Proves(r.Logs, t.Asset, authorization(t))
 }
 
-// Simulate runs the recorded call on the latest state.
-func (s *Scheme) Simulate(ctx context.Context, t payment.Terms) error {
-	_, err := s.client.Call(ctx, evm.Message{From: s.Sender, To: t.Call.To, Data: t.Call.Data, Gas: s.MaxGas})
-	revert, judged := evm.IsRevert(err)
-	if !judged {
-		return err
+// Fate says what the chain at block at holds of an authorization since block
+// since (I6). authorizationState alone is not "paid": cancelling and
+// receiveWithAuthorization set the same bit.
+func (s *Scheme) Fate(ctx context.Context, t payment.Terms, since, at uint64) (scheme.Fate, error) {
+	state := evm.Message{
+		From: s.Sender, To: t.Asset, Data: evm.AuthorizationStateData(t.Key.Payer, t.Key.Nonce), Gas: s.MaxGas, Block: at,
 	}
-	return s.diagnose(ctx, question{auth: authorization(t), asset: t.Asset}, revert)
-}
-
-// Fate says what the chain holds of an authorization since a block (I6).
-// authorizationState alone is not "paid": cancelling and receiveWithAuthorization
-// set the same bit.
-func (s *Scheme) Fate(ctx context.Context, t payment.Terms, since uint64) (scheme.Fate, error) {
-	out, err := s.client.Call(ctx, evm.Message{To: t.Asset, Data: evm.AuthorizationStateData(t.Key.Payer, t.Key.Nonce)})
-	if err != nil {
+	out, err := s.client.Call(ctx, state)
+	if _, judged := evm.IsRevert(err); err != nil && !judged {
 		return scheme.Fate{}, err
 	}
-	spent, ok := evm.DecodeBool(out)
+	spent, told := evm.DecodeBool(out)
 	switch {
-	case !ok:
-		return scheme.Fate{}, fmt.Errorf("%w: authorizationState answered %d bytes", chain.ErrUnavailable, len(out))
+	case err != nil || !told:
+		return scheme.Fate{Kind: scheme.FateUnexplained, Detail: "the token does not answer authorizationState"}, nil
 	case !spent:
-		return scheme.Fate{Kind: scheme.FateUnused}, nil
+		return s.prospect(ctx, t, at)
 	}
-	used, err := s.receiptsWith(ctx, evm.EventAuthorizationUsed(), t, since)
+	since = min(since, at)
+	used, err := s.receiptsWith(ctx, evm.EventAuthorizationUsed(), t, since, at)
 	if err != nil {
 		return scheme.Fate{}, err
 	}
@@ -223,18 +217,35 @@ func (s *Scheme) Fate(ctx context.Context, t payment.Terms, since uint64) (schem
 	if len(used) > 0 {
 		return scheme.Fate{Kind: scheme.FateConsumed, Receipt: used[0], Detail: "the authorization was used for another transfer"}, nil
 	}
-	canceled, err := s.receiptsWith(ctx, evm.EventAuthorizationCanceled(), t, since)
+	canceled, err := s.receiptsWith(ctx, evm.EventAuthorizationCanceled(), t, since, at)
 	if err != nil {
 		return scheme.Fate{}, err
 	}
 	if len(canceled) > 0 {
 		return scheme.Fate{Kind: scheme.FateConsumed, Receipt: canceled[0], Detail: "the payer cancelled the authorization"}, nil
 	}
-	return scheme.Fate{Kind: scheme.FateUnexplained}, nil
+	return scheme.Fate{Kind: scheme.FateUnexplained, Detail: "the authorization is used, but no log tells by whom"}, nil
 }
 
-func (s *Scheme) receiptsWith(ctx context.Context, event chain.Hash, t payment.Terms, since uint64) ([]*chain.Receipt, error) {
-	hashes, err := s.client.TransactionsWithLog(ctx, t.Asset, evm.AuthorizationTopics(event, t.Key.Payer, t.Key.Nonce), since)
+// prospect runs the recorded call of an unused authorization.
+func (s *Scheme) prospect(ctx context.Context, t payment.Terms, at uint64) (scheme.Fate, error) {
+	_, err := s.client.Call(ctx, evm.Message{From: s.Sender, To: t.Call.To, Data: t.Call.Data, Gas: s.MaxGas, Block: at})
+	revert, judged := evm.IsRevert(err)
+	switch {
+	case err == nil:
+		return scheme.Fate{Kind: scheme.FateUnused}, nil
+	case !judged:
+		return scheme.Fate{}, err
+	}
+	refusal, ok := x402.AsRejection(s.diagnose(ctx, question{auth: authorization(t), asset: t.Asset, at: at}, revert))
+	if !ok || refusal.Reason == x402.ReasonExactNonceUsed {
+		return scheme.Fate{}, fmt.Errorf("%w: the node's answers do not fit together", chain.ErrUnavailable)
+	}
+	return scheme.Fate{Kind: scheme.FateRefused, Refusal: refusal}, nil
+}
+
+func (s *Scheme) receiptsWith(ctx context.Context, event chain.Hash, t payment.Terms, since, at uint64) ([]*chain.Receipt, error) {
+	hashes, err := s.client.TransactionsWithLog(ctx, t.Asset, evm.AuthorizationTopics(event, t.Key.Payer, t.Key.Nonce), since, at)
 	if err != nil || len(hashes) == 0 {
 		return nil, err
 	}
@@ -244,10 +255,10 @@ func (s *Scheme) receiptsWith(ctx context.Context, event chain.Hash, t payment.T
 	}
 	receipts := make([]*chain.Receipt, 0, len(hashes))
 	for _, h := range hashes {
-		if found[h] == nil {
+		if found[h].Receipt == nil {
 			return nil, fmt.Errorf("%w: a log without its receipt", chain.ErrUnavailable)
 		}
-		receipts = append(receipts, found[h])
+		receipts = append(receipts, found[h].Receipt)
 	}
 	return receipts, nil
 }
