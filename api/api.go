@@ -15,19 +15,18 @@ import (
 	v2 "facilitator/api/v2"
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
-	"facilitator/internal/settle"
 	"facilitator/internal/x402"
 )
 
-// Verifier answers /verify; verify.Verifier is one.
+// Verifier answers /verify; it is verify.Verifier.
 type Verifier interface {
 	Verify(ctx context.Context, req *x402.Request) (payer string, _ error)
 }
 
-// Settler answers /settle; settle.Settler is one.
+// Settler answers /settle; it is settle.Settler.
 type Settler interface {
-	Settle(ctx context.Context, req *x402.Request, idempotencyKey string) (settle.Result, error)
-	Undelivered(ctx context.Context, r settle.Result) error
+	Settle(ctx context.Context, req *x402.Request, idempotencyKey string) (payment.Answer, error)
+	Undelivered(ctx context.Context, a payment.Answer) error
 }
 
 // Payments answers /settlements.
@@ -44,9 +43,9 @@ type Deps struct {
 	Payments  Payments
 	Supported v2.SupportedResponse
 	Names     v1.Names
-	// Ready returns what keeps the service from serving, each safe to show;
-	// empty where nothing does.
-	Ready        func(ctx context.Context) []string
+	// Ready says whether to send requests here, and every problem there is, each
+	// safe to show.
+	Ready        func(ctx context.Context) (ready bool, problems []string)
 	PathPrefix   string
 	MaxBodyBytes int64
 	// ReadTimeout of a body.
@@ -77,7 +76,7 @@ func New(d Deps) http.Handler {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30},
 		}, []string{"route"}),
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "facilitator", Name: "answers_total", Help: "Answers of verify and settle by reason; empty is success.",
+			Namespace: "facilitator", Name: "answers_total", Help: "Answers of verify and settle by reason; ok is success, a status stands where nothing was judged.",
 		}, []string{"route", "reason"}),
 	}
 	d.Registerer.MustRegister(s.requests, s.seconds, s.answers)

@@ -16,8 +16,6 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
-	"facilitator/internal/relayer"
-	"facilitator/internal/settle"
 	"facilitator/internal/x402"
 )
 
@@ -34,6 +32,18 @@ type answer struct {
 	fault error
 	// undelivered is called if the answer provably reached nobody.
 	undelivered func(ctx context.Context)
+}
+
+// verdict labels an answer for the metrics.
+func (a answer) verdict() string {
+	switch {
+	case a.reason != "":
+		return string(a.reason)
+	case a.status == http.StatusOK:
+		return "ok"
+	default:
+		return strconv.Itoa(a.status)
+	}
 }
 
 // handler decides an answer; it reads by way of w and never writes to it.
@@ -65,7 +75,7 @@ func (s *server) handle(route string, h handler) http.HandlerFunc {
 		s.requests.WithLabelValues(route, strconv.Itoa(a.status)).Inc()
 		s.seconds.WithLabelValues(route).Observe(took.Seconds())
 		if route == "/verify" || route == "/settle" {
-			s.answers.WithLabelValues(route, string(a.reason)).Inc()
+			s.answers.WithLabelValues(route, a.verdict()).Inc()
 		}
 		s.event(r, route, id, took, a)
 	}
@@ -169,7 +179,7 @@ func fault(r *http.Request, err error) answer {
 	switch {
 	case r.Context().Err() != nil:
 		return answer{status: statusClientGone, body: errorBody{Error: "the client hung up"}, fault: err}
-	case errors.Is(err, relayer.ErrNotReady), errors.Is(err, settle.ErrNotSent):
+	case errors.Is(err, chain.ErrNotReady), errors.Is(err, payment.ErrNotSent):
 		return unavailable(err.Error())
 	case errors.Is(err, chain.ErrUnavailable):
 		return unavailable("the chain's node can't be reached, try again")

@@ -148,12 +148,19 @@ func (s *server) livez(http.ResponseWriter, *http.Request) answer {
 	return answer{status: http.StatusOK, body: map[string]string{"status": "ok"}}
 }
 
+type readyBody struct {
+	Status   string   `json:"status"`
+	Problems []string `json:"problems,omitempty"`
+}
+
 func (s *server) readyz(_ http.ResponseWriter, r *http.Request) answer {
-	problems := s.Ready(r.Context())
-	if len(problems) == 0 {
-		return answer{status: http.StatusOK, body: map[string]string{"status": "ready"}}
+	ready, problems := s.Ready(r.Context())
+	body := readyBody{Status: "ready", Problems: problems}
+	if !ready {
+		body.Status = "not ready"
+		return answer{status: http.StatusServiceUnavailable, body: body}
 	}
-	return answer{status: http.StatusServiceUnavailable, body: map[string]any{"status": "not ready", "problems": problems}}
+	return answer{status: http.StatusOK, body: body}
 }
 
 func (s *server) notFound(http.ResponseWriter, *http.Request) answer {

@@ -3,22 +3,17 @@
 package v1
 
 import (
-	"time"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	v2 "facilitator/api/v2"
 	"facilitator/internal/x402"
 )
 
-// Names maps the short names of configured networks to CAIP-2 ids. Any other
-// name, a CAIP-2 id among them, is refused like a network that is not configured.
+// Names maps the short names of configured networks to CAIP-2 ids.
 type Names map[string]x402.Network
-
-func (n Names) network(name string) x402.Network {
-	if id, ok := n[name]; ok {
-		return id
-	}
-	return x402.Network("v1:" + name)
-}
 
 // Decode reads {x402Version, paymentPayload, paymentRequirements} of version 1.
 func Decode(payload, requirements x402.Object, names Names) (*x402.Request, error) {
@@ -32,7 +27,12 @@ func Decode(payload, requirements x402.Object, names Names) (*x402.Request, erro
 	if err != nil {
 		return nil, err
 	}
-	to.Scheme, to.Network = x402.SchemeName(scheme), names.network(network)
+	to.Scheme = x402.SchemeName(scheme)
+	var served bool
+	if to.Network, served = names[network]; !served {
+		return nil, x402.Reject(x402.ReasonInvalidNetwork, fmt.Sprintf(
+			"network %.64q is not supported here in version 1; supported: %s", network, strings.Join(slices.Sorted(maps.Keys(names)), ", ")))
+	}
 	if to.Amount, err = o.Uint256("maxAmountRequired"); err != nil {
 		return nil, err
 	}
@@ -42,11 +42,9 @@ func Decode(payload, requirements x402.Object, names Names) (*x402.Request, erro
 	if to.PayTo, err = o.String("payTo"); err != nil {
 		return nil, err
 	}
-	seconds, _, err := o.OptionalInt("maxTimeoutSeconds", 0, v2.MaxTimeoutSeconds)
-	if err != nil {
+	if _, _, err = o.OptionalInt("maxTimeoutSeconds", 0, v2.MaxTimeoutSeconds); err != nil {
 		return nil, err
 	}
-	to.MaxTimeout = time.Duration(seconds) * time.Second
 	if to.Extra, err = o.OptionalObject("extra"); err != nil {
 		return nil, err
 	}
@@ -59,7 +57,11 @@ func Decode(payload, requirements x402.Object, names Names) (*x402.Request, erro
 	if network, err = payload.String("network"); err != nil {
 		return nil, err
 	}
-	req.AcceptedScheme, req.AcceptedNetwork = x402.SchemeName(scheme), names.network(network)
+	req.AcceptedScheme = x402.SchemeName(scheme)
+	if req.AcceptedNetwork, served = names[network]; !served {
+		// No id of version 1, though it may look like one: it never matches.
+		req.AcceptedNetwork = x402.Network("v1:" + network)
+	}
 	req.Payload, err = payload.Object("payload")
 	return req, err
 }

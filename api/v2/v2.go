@@ -3,8 +3,6 @@
 package v2
 
 import (
-	"time"
-
 	"facilitator/internal/x402"
 )
 
@@ -35,11 +33,9 @@ func Decode(payload, requirements x402.Object) (*x402.Request, error) {
 	if to.PayTo, err = o.String("payTo"); err != nil {
 		return nil, err
 	}
-	seconds, _, err := o.OptionalInt("maxTimeoutSeconds", 0, MaxTimeoutSeconds)
-	if err != nil {
+	if _, _, err = o.OptionalInt("maxTimeoutSeconds", 0, MaxTimeoutSeconds); err != nil {
 		return nil, err
 	}
-	to.MaxTimeout = time.Duration(seconds) * time.Second
 	if to.Extra, err = o.OptionalObject("extra"); err != nil {
 		return nil, err
 	}

@@ -248,7 +248,7 @@ func (e *environment) configure() (*config.Config, error) {
 
 func (e *environment) ready(a *app.App) ready {
 	r := ready{
-		FacilitatorURL: "http://" + a.Address() + a.PathPrefix(), MetricsURL: "http://" + a.MetricsAddress() + "/metrics", RPCURL: e.chain.URL(),
+		FacilitatorURL: a.URL(), MetricsURL: a.MetricsURL(), RPCURL: e.chain.URL(),
 		DatabaseURL: e.databaseURL, Network: e.chain.Network(), ChainID: e.chain.ChainID(), Asset: e.chain.USDC().Hex(),
 		PayTo: devnet.Keys(devnet.RolePayee, 1)[0].Address.Hex(),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"facilitator/internal/config"
 	"facilitator/internal/store"
@@ -11,7 +12,7 @@ import (
 
 func migrate(ctx context.Context, args []string, c console) error {
 	flags, file := newFlags("migrate up|down|status", c)
-	if len(args) == 0 {
+	if len(args) == 0 || !slices.Contains([]string{"up", "down", "status"}, args[0]) {
 		flags.Usage()
 		return errUsage
 	}
@@ -51,8 +52,6 @@ func migrate(ctx context.Context, args []string, c console) error {
 			fmt.Fprintf(c.out, "%s  %s\n", state, m.Name)
 		}
 		return err
-	default:
-		flags.Usage()
-		return errUsage
 	}
+	return nil
 }

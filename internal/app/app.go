@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"facilitator/api"
+	"facilitator/internal/chain"
 	"facilitator/internal/config"
 	"facilitator/internal/payment"
 	"facilitator/internal/relayer"
@@ -99,7 +100,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	})
 	deps := api.Deps{
 		Verifier: verifier, Settler: settler, Payments: a.store,
-		Supported: a.chains.supported(), Names: a.chains.names(), Ready: a.problems,
+		Supported: a.chains.supported(), Names: a.chains.names(), Ready: a.readiness,
 		PathPrefix: a.cfg.HTTP.PathPrefix, MaxBodyBytes: a.cfg.HTTP.MaxBodyBytes, ReadTimeout: a.cfg.HTTP.ReadTimeout,
 		Now: o.Now, Log: a.log, Registerer: registry,
 	}
@@ -160,40 +161,38 @@ func (a *App) openStores(ctx context.Context) error {
 	return err
 }
 
-// Address is where the API listens.
-func (a *App) Address() string { return a.listener.Addr().String() }
+// URL is the API's base.
+func (a *App) URL() string { return "http://" + a.listener.Addr().String() + a.cfg.HTTP.PathPrefix }
 
-// PathPrefix stands before every route.
-func (a *App) PathPrefix() string { return a.cfg.HTTP.PathPrefix }
-
-// MetricsAddress is where metrics are served; empty where they are off.
-func (a *App) MetricsAddress() string {
+// MetricsURL is where metrics are served; empty where they are off.
+func (a *App) MetricsURL() string {
 	switch {
 	case a.metricsListener != nil:
-		return a.metricsListener.Addr().String()
+		return "http://" + a.metricsListener.Addr().String() + "/metrics"
 	case a.cfg.Metrics.Address == "same":
-		return a.Address()
+		return a.URL() + "/metrics"
 	default:
 		return ""
 	}
 }
 
-// problems is what keeps the service from serving.
-func (a *App) problems(ctx context.Context) []string {
+// readiness says whether there is anything this replica can settle, and every
+// problem it has. One broken network does not keep the others from being served.
+func (a *App) readiness(ctx context.Context) (ready bool, problems []string) {
 	if a.draining.Load() {
-		return []string{"shutting down"}
-	}
-	var problems []string
-	if err := a.store.Ping(ctx); err != nil {
-		problems = append(problems, "the record can't be reached")
+		return false, []string{"shutting down"}
 	}
 	for _, c := range a.chains {
 		if err := c.relayer.Ready(); err != nil {
-			problems = append(problems, strings.TrimPrefix(err.Error(), relayer.ErrNotReady.Error()+" on "))
+			problems = append(problems, strings.TrimPrefix(err.Error(), chain.ErrNotReady.Error()+" on "))
 		}
 	}
+	ready = len(problems) < len(a.chains)
+	if err := a.store.Ping(ctx); err != nil {
+		ready, problems = false, append(problems, "the record can't be reached")
+	}
 	slices.Sort(problems)
-	return problems
+	return ready, problems
 }
 
 // Run serves until ctx ends, then stops in order: not ready, in-flight requests
@@ -220,7 +219,7 @@ func (a *App) Run(ctx context.Context) error {
 		servers = append(servers, metrics)
 		group.Go(func() error { return serve(metrics, a.metricsListener) })
 	}
-	a.log.InfoContext(ctx, "serving", slog.String("address", a.Address()), slog.String("metrics", a.MetricsAddress()))
+	a.log.InfoContext(ctx, "serving", slog.String("url", a.URL()), slog.String("metrics_url", a.MetricsURL()))
 
 	select {
 	case <-ctx.Done():

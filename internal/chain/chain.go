@@ -16,6 +16,10 @@ import (
 // judgement of the call. It says nothing about any payment.
 var ErrUnavailable = errors.New("node unavailable")
 
+// ErrNotReady says that a network can't settle now, so nothing was begun; the
+// text that wraps it says why and is safe to show.
+var ErrNotReady = errors.New("not ready to settle")
+
 // Address is a 20-byte account address.
 type Address [20]byte
 

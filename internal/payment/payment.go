@@ -19,6 +19,9 @@ var (
 	ErrUnavailable = errors.New("record unavailable")
 	// ErrNotFound says that there is no such row.
 	ErrNotFound = errors.New("not found")
+	// ErrNotSent says that nothing was signed and nothing will be: a payment that
+	// was claimed is taken back. The text that wraps it is safe to show.
+	ErrNotSent = errors.New("nothing was sent")
 	// ErrTransition says that a row was not in the state that the change leaves:
 	// somebody else was faster. Nothing was written.
 	ErrTransition = errors.New("not in the expected state")

@@ -25,9 +25,6 @@ import (
 	"facilitator/internal/x402"
 )
 
-// ErrNotReady says that a network can't settle now; the text says why.
-var ErrNotReady = errors.New("not ready to settle")
-
 // ErrWrongChain says that a node serves another chain than it is configured for.
 var ErrWrongChain = errors.New("wrong chain")
 
@@ -252,7 +249,7 @@ const healthInterval = 2 * time.Second
 const staleHead = 5 * healthInterval
 
 // Ready is nil while the network can settle; otherwise the error wraps
-// ErrNotReady, says why, and is safe to show to callers.
+// chain.ErrNotReady, says why, and is safe to show to callers.
 func (c *Chain) Ready() error {
 	c.mu.Lock()
 	fault, seen, queued, head := c.fault, c.headSeen, c.queued, c.head
@@ -280,7 +277,7 @@ func (c *Chain) Ready() error {
 }
 
 func (c *Chain) notReady(why string) error {
-	return fmt.Errorf("%w on %s: %s", ErrNotReady, c.Config.Network, why)
+	return fmt.Errorf("%w on %s: %s", chain.ErrNotReady, c.Config.Network, why)
 }
 
 // fees of the next transaction: head-room of twice the base fee plus the tip,

@@ -19,10 +19,6 @@ import (
 	"facilitator/internal/x402"
 )
 
-// ErrNotSent says that a payment was claimed but nothing could be signed in
-// time: it was taken back, nothing was sent and nothing will be.
-var ErrNotSent = errors.New("nothing was sent")
-
 // Verifier judges; verify.Verifier is one.
 type Verifier interface {
 	Parse(req *x402.Request) (scheme.Payment, error)
@@ -71,24 +67,6 @@ type Settler struct{ Deps }
 // New checks nothing and starts nothing.
 func New(d Deps) *Settler { return &Settler{Deps: d} }
 
-// Result is the answer to one /settle call that did not end in an error.
-type Result struct {
-	Payment payment.Payment
-	// Success is said to one caller of a payment (I2). If it can't be delivered,
-	// Undelivered must be called.
-	Success bool
-	// Reason and Message where Success is false: settlement_pending,
-	// duplicate_settlement or why the payment failed.
-	Reason  x402.Reason
-	Message string
-	// Payer in the spelling of the request.
-	Payer string
-	// Replayed: Success was told before, to a call with the same idempotency key.
-	Replayed bool
-	// call names the /settle call that took the answer.
-	call string
-}
-
 // Settle claims the payment of req, or finds it claimed, and waits for its end
 // at most Wait. The context bounds waiting, never work: once claimed, a payment
 // is settled whoever hangs up.
@@ -96,29 +74,29 @@ type Result struct {
 // The error is *x402.FieldError, *x402.Rejection, or tells that no judgement
 // was possible. The result's payment is set as soon as there is a claim, with
 // an error too.
-func (s *Settler) Settle(ctx context.Context, req *x402.Request, idempotencyKey string) (Result, error) {
+func (s *Settler) Settle(ctx context.Context, req *x402.Request, idempotencyKey string) (payment.Answer, error) {
 	p, err := s.Verifier.Parse(req)
 	if err != nil {
-		return Result{}, err
+		return payment.Answer{}, err
 	}
 	result, err := s.settle(ctx, req, p, idempotencyKey)
 	result.Payer = p.Payer()
 	return result, err
 }
 
-func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Payment, idempotencyKey string) (Result, error) {
+func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Payment, idempotencyKey string) (payment.Answer, error) {
 	deadline := time.NewTimer(s.Wait)
 	defer deadline.Stop()
 	known, err := s.find(ctx, req, p)
 	if err != nil {
-		return Result{Payment: known}, err
+		return payment.Answer{Payment: known}, err
 	}
 	if !identical(&known, p.Terms()) {
 		return s.refuse(ctx, known, p)
 	}
 	call, err := uuid.NewRandom()
 	if err != nil {
-		return Result{Payment: known}, fmt.Errorf("call id: %w", err)
+		return payment.Answer{Payment: known}, fmt.Errorf("call id: %w", err)
 	}
 	w := waiter{id: known.ID, call: call.String(), key: hashKey(idempotencyKey), last: known}
 	return s.await(ctx, &w, deadline.C)
@@ -168,7 +146,7 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 		return payment.Payment{}, err
 	}
 	if ctx.Err() != nil {
-		return payment.Payment{}, fmt.Errorf("%w: judging took all the time there was", ErrNotSent)
+		return payment.Payment{}, fmt.Errorf("%w: judging took all the time there was", payment.ErrNotSent)
 	}
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
 		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: head.Number,
@@ -212,11 +190,11 @@ func identical(known *payment.Payment, t payment.Terms) bool {
 // refuse answers a request that names a recorded authorization without being a
 // repeat of it: another sale, or another signature. It never learns a success
 // (I2). What is wrong with the request itself is told first.
-func (s *Settler) refuse(ctx context.Context, known payment.Payment, p scheme.Payment) (Result, error) {
+func (s *Settler) refuse(ctx context.Context, known payment.Payment, p scheme.Payment) (payment.Answer, error) {
 	if err := s.Verifier.CheckOnly(ctx, p); err != nil {
-		return Result{Payment: known}, err
+		return payment.Answer{Payment: known}, err
 	}
-	return Result{
+	return payment.Answer{
 		Payment: known, Reason: x402.ReasonDuplicateSettlement,
 		Message: "this authorization is already taken by another settlement",
 	}, nil
@@ -233,7 +211,7 @@ type waiter struct {
 
 // await waits for the payment's end and takes the right to tell it. A record
 // that can't be read for a while is asked again: the claim stands.
-func (s *Settler) await(ctx context.Context, w *waiter, deadline <-chan time.Time) (Result, error) {
+func (s *Settler) await(ctx context.Context, w *waiter, deadline <-chan time.Time) (payment.Answer, error) {
 	moved, stop := s.Board.Watch(w.id)
 	defer stop()
 	retry := time.NewTicker(recordRetry)
@@ -252,7 +230,7 @@ func (s *Settler) await(ctx context.Context, w *waiter, deadline <-chan time.Tim
 		case <-again:
 		case <-ctx.Done():
 			// Nobody is there to be answered. The next identical call collects.
-			return Result{Payment: w.last}, context.Cause(ctx)
+			return payment.Answer{Payment: w.last}, context.Cause(ctx)
 		case <-deadline:
 			return s.giveUp(ctx, w)
 		}
@@ -261,49 +239,48 @@ func (s *Settler) await(ctx context.Context, w *waiter, deadline <-chan time.Tim
 
 // look reads the payment once: done if there is something to tell. An error that
 // is not done is worth another look.
-func (s *Settler) look(ctx context.Context, w *waiter) (_ Result, done bool, _ error) {
+func (s *Settler) look(ctx context.Context, w *waiter) (_ payment.Answer, done bool, _ error) {
 	p, err := s.Store.PaymentByID(ctx, w.id)
 	if err != nil {
-		return Result{}, false, err
+		return payment.Answer{}, false, err
 	}
 	w.last = p
 	switch {
-	case p.State == payment.StateFailed && p.Evidence != nil && p.Evidence.Kind == payment.EvidenceNotSent:
-		return Result{Payment: p}, true, fmt.Errorf("%w: %s", ErrNotSent, p.Message)
 	case p.State == payment.StateFailed:
-		return Result{Payment: p, Reason: p.Reason, Message: p.Message}, true, nil
+		answer, err := failed(&p)
+		return answer, true, err
 	case p.Settled() && s.Relayer.Confirmed(&p):
 		return s.succeed(ctx, w)
 	}
-	return Result{}, false, nil
+	return payment.Answer{}, false, nil
 }
 
 // succeed tells success to the one call that may hear it (I2).
-func (s *Settler) succeed(ctx context.Context, w *waiter) (_ Result, done bool, _ error) {
+func (s *Settler) succeed(ctx context.Context, w *waiter) (_ payment.Answer, done bool, _ error) {
 	first, err := s.Store.TakeAnswer(context.WithoutCancel(ctx), w.id, w.call, w.key)
 	if err != nil {
-		return Result{}, false, err // it may be ours or not: asked again, the record tells
+		return payment.Answer{}, false, err // it may be ours or not: asked again, the record tells
 	}
 	s.Crash("answer_taken")
-	success := Result{Payment: w.last, Success: true, call: w.call}
+	success := payment.Answer{Payment: w.last, Success: true, Call: w.call}
 	if first && ctx.Err() != nil {
-		return Result{Payment: w.last}, true, errors.Join(ctx.Err(), s.Undelivered(ctx, success))
+		return payment.Answer{Payment: w.last}, true, errors.Join(ctx.Err(), s.Undelivered(ctx, success))
 	}
 	if first {
 		return success, true, nil
 	}
 	p, err := s.Store.PaymentByID(ctx, w.id)
 	if err != nil {
-		return Result{}, false, err
+		return payment.Answer{}, false, err
 	}
 	w.last = p
 	switch {
 	case p.AnsweredAt.IsZero():
-		return Result{}, false, nil // its block vanished between two looks
+		return payment.Answer{}, false, nil // its block vanished between two looks
 	case !w.key.IsZero() && w.key == p.AnsweredKey && p.Settled():
-		return Result{Payment: p, Success: true, Replayed: true}, true, nil
+		return payment.Answer{Payment: p, Success: true, Replayed: true}, true, nil
 	}
-	return Result{
+	return payment.Answer{
 		Payment: p, Reason: x402.ReasonDuplicateSettlement,
 		Message: "this payment is settled and its success was told before",
 	}, true, nil
@@ -311,38 +288,44 @@ func (s *Settler) succeed(ctx context.Context, w *waiter) (_ Result, done bool, 
 
 // giveUp ends the wait. A payment that is signed goes on and is pending. One
 // for which nothing is signed is taken back, so that "not paid" is true.
-func (s *Settler) giveUp(ctx context.Context, w *waiter) (Result, error) {
+func (s *Settler) giveUp(ctx context.Context, w *waiter) (payment.Answer, error) {
 	ctx = context.WithoutCancel(ctx)
-	if !w.last.Sent() {
+	if w.last.State == payment.StateQueued && !w.last.Sent() {
 		const message = "no relayer wallet could take the payment in time"
 		err := s.Store.Withdraw(ctx, w.id, x402.ReasonUnexpectedSettle, message)
 		if err == nil {
-			return Result{Payment: w.last}, fmt.Errorf("%w: %s", ErrNotSent, message)
+			return payment.Answer{Payment: w.last}, fmt.Errorf("%w: %s", payment.ErrNotSent, message)
 		}
-		// A lane was faster, or the record does not answer.
-		p, readErr := s.Store.PaymentByID(ctx, w.id)
-		if readErr != nil {
-			return Result{Payment: w.last}, errors.Join(err, readErr)
+		if !errors.Is(err, payment.ErrTransition) {
+			return payment.Answer{Payment: w.last}, err // it may still be signed: not known is the truth
 		}
-		w.last = p
+		// A lane was faster, or another caller gave it up.
+		if w.last, err = s.Store.PaymentByID(ctx, w.id); err != nil {
+			return payment.Answer{Payment: payment.Payment{ID: w.id}}, err
+		}
 	}
-	switch {
-	case w.last.State == payment.StateFailed:
-		return Result{Payment: w.last, Reason: w.last.Reason, Message: w.last.Message}, nil
-	case !w.last.Sent():
-		return Result{Payment: w.last}, ErrNotSent
+	if w.last.State == payment.StateFailed {
+		return failed(&w.last)
 	}
-	return Result{
+	return payment.Answer{
 		Payment: w.last, Reason: x402.ReasonSettlementPending,
 		Message: "the settlement is not confirmed yet; repeat the identical call to collect the result",
 	}, nil
 }
 
+// failed tells why a payment failed, or that it was taken back.
+func failed(p *payment.Payment) (payment.Answer, error) {
+	if p.Evidence != nil && p.Evidence.Kind == payment.EvidenceNotSent {
+		return payment.Answer{Payment: *p}, fmt.Errorf("%w: %s", payment.ErrNotSent, p.Message)
+	}
+	return payment.Answer{Payment: *p, Reason: p.Reason, Message: p.Message}, nil
+}
+
 // Undelivered gives the right to tell success back when the answer could not be
 // written, so that the next identical call collects it.
-func (s *Settler) Undelivered(ctx context.Context, r Result) error {
+func (s *Settler) Undelivered(ctx context.Context, r payment.Answer) error {
 	if !r.Success || r.Replayed {
 		return nil
 	}
-	return s.Store.ReturnAnswer(context.WithoutCancel(ctx), r.Payment.ID, r.call)
+	return s.Store.ReturnAnswer(context.WithoutCancel(ctx), r.Payment.ID, r.Call)
 }

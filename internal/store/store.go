@@ -1,6 +1,6 @@
 // Package store keeps the record in Postgres. It has the only SQL of the
 // service. One method is one transaction; every UPDATE names the state it
-// leaves. Read committed, row locks, SKIP LOCKED and unique constraints are all
+// leaves. Read committed, row locks and unique constraints are all
 // it needs of the database.
 package store
 

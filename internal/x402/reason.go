@@ -9,18 +9,17 @@ type Reason string
 
 // Envelope and shared reasons.
 const (
-	ReasonInvalidVersion       Reason = "invalid_x402_version"         // spec v2, generic list
-	ReasonInvalidPayload       Reason = "invalid_payload"              // spec v2, generic list
-	ReasonInvalidRequirements  Reason = "invalid_payment_requirements" // spec v2, generic list
-	ReasonUnsupportedScheme    Reason = "unsupported_scheme"           // spec v2, generic list
-	ReasonInvalidNetwork       Reason = "invalid_network"              // spec v2, generic list
-	ReasonUnsupportedPayload   Reason = "unsupported_payload_type"     // SDK
-	ReasonAssetNotDeployed     Reason = "asset_not_deployed_contract"  // SDK
-	ReasonSettlementPending    Reason = "settlement_pending"           // SDK
-	ReasonDuplicateSettlement  Reason = "duplicate_settlement"         // SVM scheme of the spec, v1 list
-	ReasonUnexpectedSettle     Reason = "unexpected_settle_error"      // v1 list
-	ReasonFactoryNotAllowed    Reason = "eip6492_factory_not_allowed"  // SDK
-	ReasonWalletDeploymentFail Reason = "smart_wallet_deployment_failed"
+	ReasonInvalidVersion      Reason = "invalid_x402_version"         // spec v2, generic list
+	ReasonInvalidPayload      Reason = "invalid_payload"              // spec v2, generic list
+	ReasonInvalidRequirements Reason = "invalid_payment_requirements" // spec v2, generic list
+	ReasonUnsupportedScheme   Reason = "unsupported_scheme"           // spec v2, generic list
+	ReasonInvalidNetwork      Reason = "invalid_network"              // spec v2, generic list
+	ReasonUnsupportedPayload  Reason = "unsupported_payload_type"     // SDK
+	ReasonAssetNotDeployed    Reason = "asset_not_deployed_contract"  // SDK
+	ReasonSettlementPending   Reason = "settlement_pending"           // SDK
+	ReasonDuplicateSettlement Reason = "duplicate_settlement"         // SVM scheme of the spec, v1 list
+	ReasonUnexpectedSettle    Reason = "unexpected_settle_error"      // v1 list
+	ReasonFactoryNotAllowed   Reason = "eip6492_factory_not_allowed"  // SDK
 )
 
 // Reasons of scheme exact with EIP-3009 (SDK 2.27, both wire versions unless

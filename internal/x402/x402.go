@@ -6,8 +6,6 @@
 // two differ (docs/divergences.md).
 package x402
 
-import "time"
-
 // Wire versions, the value of "x402Version".
 const (
 	V1 = 1
@@ -33,8 +31,6 @@ type Requirements struct {
 	Amount Uint256
 	Asset  string
 	PayTo  string
-	// MaxTimeout is 0 where the resource server did not send it.
-	MaxTimeout time.Duration
 	// Extra is the scheme's own object; the zero Object where absent.
 	Extra Object
 }

@@ -135,6 +135,9 @@ func (p *exactPayment) checkSignature(ctx context.Context) error {
 // rejectSignature adds what is likely wrong: another domain than the token's
 // makes a good signature look bad.
 func (p *exactPayment) rejectSignature(ctx context.Context, message string) error {
+	if p.name == "" || p.version == "" {
+		p.scheme.tokens.Forget(p.asset) // it may have been upgraded under our cache
+	}
 	facts, err := p.scheme.tokens.Facts(ctx, p.asset)
 	if err == nil && facts.HasCode {
 		if hint := p.domainMismatch(facts); hint != "" {

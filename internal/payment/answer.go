@@ -1,0 +1,19 @@
+package payment
+
+import "facilitator/internal/x402"
+
+// Answer is what one /settle call is told, unless it ends in an error.
+type Answer struct {
+	Payment Payment
+	// Payer in the spelling of the request.
+	Payer string
+	// Success is said to one call of a payment (I2), which Call names.
+	Success bool
+	Call    string
+	// Replayed: Success was told before, to a call with the same idempotency key.
+	Replayed bool
+	// Reason and Message where Success is false: settlement_pending,
+	// duplicate_settlement or why the payment failed.
+	Reason  x402.Reason
+	Message string
+}
