@@ -1,0 +1,142 @@
+package settle_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/x402"
+)
+
+func TestARequestThatIsNoRepeatIsRefusedInEveryState(t *testing.T) {
+	t.Parallel()
+	for what, change := range map[string]func(*payment.Terms){
+		"another payee":     func(p *payment.Terms) { p.PayTo = chain.Address{9} },
+		"another amount":    func(p *payment.Terms) { p.Amount = x402.NewUint256(1) },
+		"another signature": func(p *payment.Terms) { p.SignatureHash = chain.Hash{9} },
+	} {
+		for state, move := range map[string]func(*payment.Payment){
+			"queued": func(*payment.Payment) {}, "signed": signed, "included": included, "failed": failed,
+			"final": func(p *payment.Payment) { included(p); p.State = payment.StateFinal },
+		} {
+			t.Run(what+" while it is "+state, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench()
+					b.record.p = &payment.Payment{ID: "the-id", Terms: sale(), State: payment.StateQueued}
+					b.record.set(move)
+					before := *b.record.p
+					change(&b.verifier.terms)
+					wantReason(t, b.now(t, ""), x402.ReasonDuplicateSettlement)
+					b.verifier.check = x402.Reject(x402.ReasonExactSignature, "not signed by the payer")
+					if r, ok := x402.AsRejection(b.now(t, "").err); !ok || r.Reason != x402.ReasonExactSignature {
+						t.Error("what is wrong with the request itself is not told")
+					}
+					if b.record.answered() || b.record.p.State != before.State || b.relayer.wakes != 0 || b.record.count("ClaimPayment") != 0 {
+						t.Errorf("it changed the payment: %+v", b.record.p)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestAFailureIsToldToEveryCallerAsOftenAsAsked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		call := b.later(t.Context(), "")
+		synctest.Wait()
+		b.move(failed)
+		for _, a := range []answer{<-call, b.now(t, ""), b.now(t, "order-1")} {
+			if wantReason(t, a, x402.ReasonExactNonceUsed); a.Message != "used by somebody else" {
+				t.Errorf("message %q", a.Message)
+			}
+		}
+		if b.record.count("ClaimPayment") != 1 {
+			t.Error("a payment that was sent is claimed again")
+		}
+	})
+}
+
+func TestWhatIsNotJudgedGoodIsNotClaimed(t *testing.T) {
+	t.Parallel()
+	refused, silent := x402.Reject(x402.ReasonExactNonceUsed, "used"), errors.New("no answer")
+	malformed := &x402.FieldError{Path: "paymentPayload", Problem: "missing"}
+	for name, c := range map[string]struct {
+		set  func(b *bench)
+		want error
+	}{
+		"it can't be read":      {func(b *bench) { b.verifier.parse = malformed }, malformed},
+		"it is refused":         {func(b *bench) { b.verifier.judge = func(context.Context) error { return refused } }, refused},
+		"it can't be judged":    {func(b *bench) { b.verifier.judge = func(context.Context) error { return silent } }, silent},
+		"no lane is ready":      {func(b *bench) { b.relayer.ready = silent }, silent},
+		"the record is silent":  {func(b *bench) { b.record.outage = true }, payment.ErrUnavailable},
+		"judging takes forever": {func(b *bench) { b.verifier.judge = func(ctx context.Context) error { <-ctx.Done(); return nil } }, payment.ErrNotSent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench()
+				c.set(b)
+				start := time.Now()
+				if a := b.now(t, ""); !errors.Is(a.err, c.want) || a.Success || a.Payment.ID != "" {
+					t.Errorf("%+v, %v", a.Answer, a.err)
+				}
+				if b.record.p != nil || b.relayer.wakes != 0 || time.Since(start) > wait {
+					t.Errorf("claimed %+v, %d wakes, after %v", b.record.p, b.relayer.wakes, time.Since(start))
+				}
+			})
+		})
+	}
+}
+
+// TestAChainThatRefusesOurOwnSettlementIsNotBelieved: an identical call claims
+// and settles while this one is judged.
+func TestAChainThatRefusesOurOwnSettlementIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		b.verifier.judge = func(context.Context) error {
+			b.record.p = &payment.Payment{ID: "the-id", Terms: sale()}
+			b.record.set(included)
+			return x402.Reject(x402.ReasonExactNonceUsed, "used")
+		}
+		wantSuccess(t, b.now(t, ""), false)
+	})
+}
+
+func TestTheRecordIsGivenOnlyTextItCanHold(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ url, want string }{
+		"as it is":             {"https://api.example.com/é", "https://api.example.com/é"},
+		"zero bytes":           {"a\x00b", "ab"},
+		"not UTF-8":            {"a\xffb", "ab"},
+		"too long":             {strings.Repeat("a", 3000), strings.Repeat("a", 2048)},
+		"cut inside of a rune": {strings.Repeat("a", 2047) + "é", strings.Repeat("a", 2047)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench()
+				ctx, stop := context.WithCancel(t.Context())
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					_, _ = b.Settle(ctx, &x402.Request{Resource: c.url}, "")
+				}()
+				synctest.Wait()
+				if got := b.record.p.Resource; got != c.want {
+					t.Errorf("recorded %.50q with %d bytes", got, len(got))
+				}
+				stop()
+				<-done
+			})
+		})
+	}
+}

@@ -1,0 +1,282 @@
+package settle_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/scheme"
+	"facilitator/internal/settle"
+	"facilitator/internal/x402"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	network = x402.Network("eip155:8453")
+	payer   = "0x70997970c51812dc3a010c7d01b50e0d17dc79c8" // as a client spelled it
+	wait    = 20 * time.Second
+)
+
+// parsed is a request that a scheme has read.
+type parsed struct{ terms payment.Terms }
+
+func (p parsed) Terms() payment.Terms                   { return p.terms }
+func (p parsed) Payer() string                          { return payer }
+func (p parsed) Check(context.Context, time.Time) error { return nil }
+func (p parsed) Simulate(context.Context) error         { return nil }
+
+func sale() payment.Terms {
+	return payment.Terms{
+		Key:    payment.Key{Network: network, Contract: chain.Address{1}, Payer: chain.Address{2}, Nonce: chain.Hash{3}},
+		Scheme: x402.SchemeExact, Asset: chain.Address{1}, PayTo: chain.Address{4}, Amount: x402.NewUint256(10000),
+		SignatureHash: chain.Hash{5},
+	}
+}
+
+// verifier judges as it is told.
+type verifier struct {
+	terms        payment.Terms
+	parse, check error
+	judge        func(ctx context.Context) error
+}
+
+func (v *verifier) Parse(*x402.Request) (scheme.Payment, error) {
+	if v.parse != nil {
+		return nil, v.parse
+	}
+	return parsed{v.terms}, nil
+}
+
+func (v *verifier) Judge(ctx context.Context, _ scheme.Payment) error {
+	if v.judge == nil {
+		return nil
+	}
+	return v.judge(ctx)
+}
+func (v *verifier) CheckOnly(context.Context, scheme.Payment) error { return v.check }
+
+// relayer settles nothing by itself: tests move payments in the record.
+type relayer struct {
+	ready       error
+	wakes       int
+	unconfirmed bool
+}
+
+func (r *relayer) Wake(x402.Network)               { r.wakes++ }
+func (r *relayer) Ready(x402.Network) error        { return r.ready }
+func (r *relayer) Head(x402.Network) chain.Head    { return chain.Head{Number: 41} }
+func (r *relayer) Confirmed(*payment.Payment) bool { return !r.unconfirmed }
+
+// record holds one payment.
+type record struct {
+	mu         sync.Mutex
+	p          *payment.Payment
+	answeredBy string
+	outage     bool
+	// before is called without the lock as a method begins; nil does nothing.
+	before func(method string)
+	calls  map[string]int
+}
+
+func (r *record) begin(ctx context.Context, method string) (func(), error) {
+	if r.before != nil {
+		r.before(method)
+	}
+	r.mu.Lock()
+	if r.calls == nil {
+		r.calls = make(map[string]int)
+	}
+	r.calls[method]++
+	switch {
+	case ctx.Err() != nil:
+		return r.mu.Unlock, errors.Join(payment.ErrUnavailable, ctx.Err())
+	case r.outage:
+		return r.mu.Unlock, payment.ErrUnavailable
+	}
+	return r.mu.Unlock, nil
+}
+
+func (r *record) PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error) {
+	end, err := r.begin(ctx, "PaymentByKey")
+	defer end()
+	if err == nil && (r.p == nil || r.p.Terms.Key != k) {
+		err = payment.ErrNotFound
+	}
+	if err != nil {
+		return payment.Payment{}, err
+	}
+	return *r.p, nil
+}
+
+func (r *record) PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error) {
+	end, err := r.begin(ctx, "PaymentByID")
+	defer end()
+	if err == nil && (r.p == nil || r.p.ID != id) {
+		err = payment.ErrNotFound
+	}
+	if err != nil {
+		return payment.Payment{}, err
+	}
+	return *r.p, nil
+}
+
+func (r *record) ClaimPayment(ctx context.Context, p payment.Payment) (payment.Payment, bool, error) {
+	end, err := r.begin(ctx, "ClaimPayment")
+	defer end()
+	if err != nil {
+		return payment.Payment{}, false, err
+	}
+	again := r.p != nil && r.p.State == payment.StateFailed && !r.p.Sent() && r.p.Terms.Fingerprint() == p.Terms.Fingerprint()
+	if r.p != nil && !again {
+		return *r.p, false, nil
+	}
+	p.ID, p.State = "the-id", payment.StateQueued
+	r.p = &p
+	return p, true, nil
+}
+
+func (r *record) States(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.State, error) {
+	end, err := r.begin(ctx, "States")
+	defer end()
+	if err != nil {
+		return nil, err
+	}
+	states := make(map[payment.ID]payment.State)
+	for _, id := range ids {
+		if r.p != nil && r.p.ID == id {
+			states[id] = r.p.State
+		}
+	}
+	return states, nil
+}
+
+func (r *record) TakeAnswer(ctx context.Context, _ payment.ID, call string, key chain.Hash) (bool, error) {
+	end, err := r.begin(ctx, "TakeAnswer")
+	defer end()
+	if err != nil || !r.p.Settled() || r.answeredBy != "" && r.answeredBy != call {
+		return false, err
+	}
+	r.answeredBy, r.p.AnsweredAt, r.p.AnsweredKey = call, time.Now(), key
+	return true, nil
+}
+
+func (r *record) ReturnAnswer(ctx context.Context, _ payment.ID, call string) error {
+	end, err := r.begin(ctx, "ReturnAnswer")
+	defer end()
+	if err == nil && r.answeredBy == call {
+		r.answeredBy, r.p.AnsweredAt, r.p.AnsweredKey = "", time.Time{}, chain.Hash{}
+	}
+	return err
+}
+
+func (r *record) Withdraw(ctx context.Context, _ payment.ID, reason x402.Reason, message string) error {
+	end, err := r.begin(ctx, "Withdraw")
+	defer end()
+	switch {
+	case err != nil:
+		return err
+	case r.p.State != payment.StateQueued || r.p.Sent():
+		return payment.ErrTransition
+	}
+	r.p.State, r.p.Reason, r.p.Message = payment.StateFailed, reason, message
+	r.p.Evidence = &payment.Evidence{Kind: payment.EvidenceNotSent}
+	return nil
+}
+
+// set changes the payment as a lane would.
+func (r *record) set(change func(p *payment.Payment)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(r.p)
+}
+
+func (r *record) setOutage(is bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.outage = is
+}
+
+func (r *record) answered() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.answeredBy != ""
+}
+
+func (r *record) count(method string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.calls[method]
+}
+
+var txHash = chain.Hash{0xaa}
+
+func signed(p *payment.Payment)   { p.State, p.Tries, p.TxHash = payment.StateSigned, 1, txHash }
+func included(p *payment.Payment) { p.State, p.Tries, p.TxHash = payment.StateIncluded, 1, txHash }
+
+func failed(p *payment.Payment) {
+	p.State, p.Tries, p.TxHash = payment.StateFailed, 1, txHash
+	p.Reason, p.Message, p.Evidence = x402.ReasonExactNonceUsed, "used by somebody else", &payment.Evidence{Kind: payment.EvidenceConsumed}
+}
+
+// bench is a settler with all that it depends on.
+type bench struct {
+	*settle.Settler
+	record   *record
+	verifier *verifier
+	relayer  *relayer
+	board    *settle.Board
+}
+
+func newBench() *bench {
+	b := &bench{record: &record{}, verifier: &verifier{terms: sale()}, relayer: &relayer{}}
+	b.board = settle.NewBoard(b.record, time.Second, slog.New(slog.DiscardHandler))
+	b.Settler = settle.New(settle.Deps{
+		Verifier: b.verifier, Store: b.record, Relayer: b.relayer, Board: b.board, Wait: wait, Crash: func(string) {},
+	})
+	return b
+}
+
+// replica is another process on the same record.
+func (b *bench) replica() *bench {
+	other := newBench()
+	other.record = b.record
+	other.board = settle.NewBoard(b.record, time.Second, slog.New(slog.DiscardHandler))
+	other.Settler = settle.New(settle.Deps{
+		Verifier: other.verifier, Store: b.record, Relayer: other.relayer, Board: other.board, Wait: wait, Crash: func(string) {},
+	})
+	return other
+}
+
+type answer struct {
+	payment.Answer
+	err error
+}
+
+// later calls Settle in the background.
+func (b *bench) later(ctx context.Context, key string) <-chan answer {
+	ch := make(chan answer, 1)
+	go func() {
+		r, err := b.Settle(ctx, &x402.Request{Version: x402.V2, Resource: "https://api.example.com/"}, key)
+		ch <- answer{r, err}
+	}()
+	return ch
+}
+
+func (b *bench) now(t *testing.T, key string) answer {
+	t.Helper()
+	return <-b.later(t.Context(), key)
+}
+
+// move changes the payment and posts it, as this process's relayer does.
+func (b *bench) move(change func(*payment.Payment)) {
+	b.record.set(change)
+	b.board.Moved("the-id")
+}

@@ -1,0 +1,223 @@
+package store_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/devnet"
+	"facilitator/internal/payment"
+	"facilitator/internal/store"
+	"facilitator/internal/store/storetest"
+	"facilitator/internal/x402"
+)
+
+// server is nil where there is no Postgres to test with.
+var server *storetest.Server
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if testing.Short() {
+		return m.Run()
+	}
+	var err error
+	server, err = storetest.Start(context.Background())
+	if err != nil && (os.Getenv("CI") != "" || !errors.Is(err, devnet.ErrNoTools)) {
+		fmt.Fprintln(os.Stderr, "test set-up:", err)
+		return 1
+	}
+	code := m.Run()
+	if server != nil {
+		err = server.Close()
+	}
+	if err = errors.Join(err, goleak.Find()); err != nil && server != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "test end:", err)
+		code = 1
+	}
+	return code
+}
+
+// databaseURL is a migrated database of the test's own.
+func databaseURL(t *testing.T) string {
+	t.Helper()
+	if server == nil {
+		t.Skip("no Postgres: short run, or no tools")
+	}
+	return server.Database(t)
+}
+
+const network = x402.Network("eip155:8453")
+
+// record is a store and a way past it.
+type record struct {
+	*store.Store
+	conn *pgx.Conn
+	url  string
+}
+
+func open(t *testing.T) record {
+	t.Helper()
+	url := databaseURL(t)
+	return record{Store: openStore(t, url), conn: connect(t, url), url: url}
+}
+
+// openStore is one more replica on a database.
+func openStore(t *testing.T, url string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), url, store.Options{MaxConnections: 8, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func connect(t *testing.T, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// one reads a single value.
+func one[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) T {
+	t.Helper()
+	var v T
+	if err := conn.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+// column reads one column.
+func column[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) []T {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return list
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantErr(t *testing.T, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("error %v, want %v", err, want)
+	}
+}
+
+// sale is a payment to claim; n makes its authorization nonce.
+func sale(n int) payment.Payment {
+	nonce := chain.Hash{0: 0xaa}
+	binary.BigEndian.PutUint64(nonce[24:], uint64(n))
+	token := chain.Address{19: 0x36}
+	return payment.Payment{
+		Version: 2, Resource: "https://api.example.com/weather", ClaimedAtBlock: 41,
+		Terms: payment.Terms{
+			Key:    payment.Key{Network: network, Contract: token, Payer: chain.Address{19: 0x70}, Nonce: nonce},
+			Scheme: x402.SchemeExact, Asset: token, PayTo: chain.Address{19: 0x20},
+			Amount: x402.NewUint256(10000), ValidAfter: x402.NewUint256(0), ValidBefore: x402.NewUint256(2000000000),
+			Call: chain.Call{To: token, Data: []byte{1, 2, 3}}, SignatureHash: chain.Hash{0: 0x51},
+		},
+	}
+}
+
+// claim claims sale(n) and expects to be the first.
+func (r record) claim(t *testing.T, n int) payment.Payment {
+	t.Helper()
+	p, fresh, err := r.ClaimPayment(t.Context(), sale(n))
+	if err != nil || !fresh {
+		t.Fatalf("claim %d: fresh %t, %v", n, fresh, err)
+	}
+	return p
+}
+
+func (r record) lane(t *testing.T, a byte, walletNonce uint64) payment.Lane {
+	t.Helper()
+	lane, err := r.EnsureLane(t.Context(), network, chain.Address{0: a}, walletNonce)
+	must(t, err)
+	return lane
+}
+
+// attempt is a signed transaction as far as the record looks at it.
+func attempt(lane payment.Lane, walletNonce uint64) payment.Attempt {
+	hash := chain.Hash{0: 0xee, 1: byte(lane.ID)}
+	binary.BigEndian.PutUint64(hash[24:], walletNonce)
+	return payment.Attempt{Hash: hash, Raw: []byte{2, byte(walletNonce)}, GasLimit: 120_000, Fees: chain.Fees{FeeCap: 1e9, TipCap: 1e6}}
+}
+
+// order asks for a transaction with these payments.
+func order(lane payment.Lane, ids ...payment.ID) payment.Order {
+	return payment.Order{Payments: ids, Sign: func(walletNonce uint64) (payment.Attempt, error) { return attempt(lane, walletNonce), nil }}
+}
+
+const manyOpen = 1000
+
+// sign signs one transaction with these payments.
+func (r record) sign(t *testing.T, lane payment.Lane, ids ...payment.ID) payment.Transaction {
+	t.Helper()
+	signed, err := r.Sign(t.Context(), lane, manyOpen, []payment.Order{order(lane, ids...)})
+	if err != nil || len(signed) != 1 {
+		t.Fatalf("signed %d transactions: %v", len(signed), err)
+	}
+	return signed[0].Transaction
+}
+
+func (r record) payment(t *testing.T, id payment.ID) payment.Payment {
+	t.Helper()
+	p, err := r.PaymentByID(t.Context(), id)
+	must(t, err)
+	return p
+}
+
+func (r record) wantState(t *testing.T, id payment.ID, want payment.State) payment.Payment {
+	t.Helper()
+	p := r.payment(t, id)
+	if p.State != want {
+		t.Errorf("payment is %s, want %s", p.State, want)
+	}
+	return p
+}
+
+func (r record) events(t *testing.T) []string {
+	t.Helper()
+	return column[string](t, r.conn, "SELECT type FROM outbox ORDER BY id")
+}
+
+// receipt of a transaction's newest attempt in a block.
+func receipt(tx payment.Transaction, block byte, succeeded bool) *chain.Receipt {
+	return &chain.Receipt{
+		TxHash: tx.Attempts[len(tx.Attempts)-1].Hash, BlockHash: chain.Hash{0: 0xb0, 1: block}, BlockNumber: uint64(block),
+		Succeeded: succeeded, GasUsed: 85_764, EffectiveGasPrice: 1e9,
+	}
+}
+
+func newCall() string { return uuid.NewString() }

@@ -1,0 +1,163 @@
+package store_test
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/store"
+	"facilitator/internal/x402"
+)
+
+const password = "hunter2-of-the-database"
+
+func discreet(t *testing.T, err error) {
+	t.Helper()
+	if err != nil && (strings.Contains(err.Error(), password) || strings.Contains(err.Error(), "postgres://")) {
+		t.Errorf("the error tells the URL (I10): %v", err)
+	}
+}
+
+func TestAnUnusableURLIsRefusedWithoutShowingIt(t *testing.T) {
+	t.Parallel()
+	o := store.Options{MaxConnections: 2, Timeout: time.Minute}
+	for name, c := range map[string]struct {
+		url         string
+		unavailable bool
+	}{
+		"nobody listens":    {"postgres://me:" + password + "@127.0.0.1:1/facilitator", true},
+		"no such host":      {"postgres://me:" + password + "@host.invalid/facilitator", true},
+		"no such port":      {"postgres://me:" + password + "@127.0.0.1:port/facilitator", false},
+		"no such option":    {"postgres://me:" + password + "@127.0.0.1/facilitator?sslmode=perhaps", false},
+		"a stray character": {"postgres://me:" + password + "%zz@127.0.0.1/facilitator", false},
+		"a slash inside":    {"postgres://me:" + password + "/x@127.0.0.1/facilitator", false},
+		"words":             {"password=" + password + " port=x", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := store.Open(t.Context(), c.url, o)
+			if err == nil {
+				s.Close()
+				t.Fatal("opened")
+			}
+			discreet(t, err)
+			if c.unavailable {
+				wantErr(t, err, payment.ErrUnavailable)
+			}
+		})
+	}
+}
+
+func TestAWrongPasswordIsNotShown(t *testing.T) {
+	t.Parallel()
+	u, err := url.Parse(databaseURL(t))
+	must(t, err)
+	u.User = url.UserPassword("nobody", password)
+	s, err := store.Open(t.Context(), u.String(), store.Options{MaxConnections: 2, Timeout: time.Minute})
+	if err == nil {
+		s.Close()
+		t.Skip("this server trusts everybody")
+	}
+	discreet(t, err)
+	wantErr(t, err, payment.ErrUnavailable)
+}
+
+// everyMethod is each method of the store that reads or writes.
+func everyMethod(s *store.Store) map[string]func(context.Context) error {
+	drop := func(_ any, err error) error { return err }
+	const id = payment.ID("0198c0de-0000-7000-8000-000000000000")
+	lane := payment.Lane{ID: 1}
+	p := sale(1)
+	return map[string]func(context.Context) error{
+		"Ping":                  func(ctx context.Context) error { return s.Ping(ctx) },
+		"ClaimPayment":          func(ctx context.Context) error { _, _, err := s.ClaimPayment(ctx, sale(1)); return err },
+		"PaymentByKey":          func(ctx context.Context) error { return drop(s.PaymentByKey(ctx, p.Terms.Key)) },
+		"PaymentByID":           func(ctx context.Context) error { return drop(s.PaymentByID(ctx, id)) },
+		"PaymentsByTransaction": func(ctx context.Context) error { return drop(s.PaymentsByTransaction(ctx, network, chain.Hash{})) },
+		"PaymentsByNonce": func(ctx context.Context) error {
+			return drop(s.PaymentsByNonce(ctx, network, chain.Address{}, chain.Hash{}))
+		},
+		"QueuedPayments":   func(ctx context.Context) error { return drop(s.QueuedPayments(ctx, network, 1)) },
+		"CountQueued":      func(ctx context.Context) error { return drop(s.CountQueued(ctx, network)) },
+		"States":           func(ctx context.Context) error { return drop(s.States(ctx, []payment.ID{id})) },
+		"TakeAnswer":       func(ctx context.Context) error { return drop(s.TakeAnswer(ctx, id, newCall(), chain.Hash{})) },
+		"ReturnAnswer":     func(ctx context.Context) error { return s.ReturnAnswer(ctx, id, newCall()) },
+		"EnsureLane":       func(ctx context.Context) error { return drop(s.EnsureLane(ctx, network, chain.Address{}, 0)) },
+		"NextWalletNonce":  func(ctx context.Context) error { return drop(s.NextWalletNonce(ctx, lane)) },
+		"Sign":             func(ctx context.Context) error { return drop(s.Sign(ctx, lane, 1, []payment.Order{order(lane, id)})) },
+		"MarkBroadcast":    func(ctx context.Context) error { return s.MarkBroadcast(ctx, []int64{1}) },
+		"OpenTransactions": func(ctx context.Context) error { return drop(s.OpenTransactions(ctx, network)) },
+		"RecordInclusion": func(ctx context.Context) error {
+			return s.RecordInclusion(ctx, payment.Inclusion{Receipt: &chain.Receipt{}})
+		},
+		"RecordOutcome": func(ctx context.Context) error { return s.RecordOutcome(ctx, p.Requeued()) },
+		"Withdraw":      func(ctx context.Context) error { return s.Withdraw(ctx, id, x402.ReasonUnexpectedSettle, "") },
+		"WatchedBlocks": func(ctx context.Context) error { return drop(s.WatchedBlocks(ctx, network, 1, 1)) },
+		"RecordFinal":   func(ctx context.Context) error { return s.RecordFinal(ctx, network, chain.Head{}) },
+		"RecordReorg":   func(ctx context.Context) error { return s.RecordReorg(ctx, network, chain.Head{}) },
+	}
+}
+
+// TestAnOutageOfTheRecordJudgesNothing cuts the store off from its database.
+func TestAnOutageOfTheRecordJudgesNothing(t *testing.T) {
+	t.Parallel()
+	t.Run("the pool is closed", func(t *testing.T) {
+		t.Parallel()
+		s := openStore(t, databaseURL(t))
+		s.Close()
+		for name, do := range everyMethod(s) {
+			err := do(t.Context())
+			discreet(t, err)
+			if err == nil {
+				t.Errorf("%s answers", name)
+			}
+			wantErr(t, err, payment.ErrUnavailable)
+		}
+	})
+
+	t.Run("the database is gone", func(t *testing.T) {
+		t.Parallel()
+		r := open(t)
+		other, err := url.Parse(r.url)
+		must(t, err)
+		name := other.Path[1:]
+		other.Path = "/postgres"
+		admin := connect(t, other.String())
+		rename := func(from, to string) {
+			t.Helper()
+			_, err := admin.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", from)
+			must(t, err)
+			_, err = admin.Exec(t.Context(), "ALTER DATABASE "+pgx.Identifier{from}.Sanitize()+" RENAME TO "+pgx.Identifier{to}.Sanitize())
+			must(t, err)
+		}
+		rename(name, "gone_"+name)
+		for method, do := range everyMethod(r.Store) {
+			err := do(t.Context())
+			discreet(t, err)
+			if err == nil {
+				t.Errorf("%s answers", method)
+			}
+			wantErr(t, err, payment.ErrUnavailable)
+		}
+		rename("gone_"+name, name)
+		if _, err := r.CountQueued(t.Context(), network); err != nil {
+			t.Errorf("the database is back: %v", err)
+		}
+	})
+
+	t.Run("the caller's time is up", func(t *testing.T) {
+		t.Parallel()
+		s := openStore(t, databaseURL(t))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for _, do := range everyMethod(s) {
+			wantErr(t, do(ctx), payment.ErrUnavailable)
+		}
+	})
+}

@@ -1,0 +1,255 @@
+package verify_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/scheme"
+	"facilitator/internal/verify"
+	"facilitator/internal/x402"
+)
+
+const (
+	base    = x402.Network("eip155:8453")
+	sepolia = x402.Network("eip155:84532")
+	payer   = "0x70997970c51812dc3a010c7d01b50e0d17dc79c8" // as a client spelled it
+)
+
+var (
+	usdc    = chain.Address{19: 1}
+	another = chain.Address{19: 2}
+	now     = time.Unix(1_800_000_000, 0)
+)
+
+// pay is a scheme, and a payment of it, that says what it is told to say.
+type pay struct {
+	scheme.Scheme
+	terms                  payment.Terms
+	parse, check, simulate error
+	asked                  []string
+	at                     time.Time
+}
+
+func (p *pay) Parse(req *x402.Request) (scheme.Payment, error) {
+	if p.parse != nil {
+		return nil, p.parse
+	}
+	p.terms.Key.Network = req.Requirements.Network
+	return parsed{p}, nil
+}
+
+type parsed struct{ *pay }
+
+func (p parsed) Terms() payment.Terms { return p.terms }
+func (p parsed) Payer() string        { return payer }
+
+func (p parsed) Check(_ context.Context, now time.Time) error {
+	p.asked, p.at = append(p.asked, "check"), now
+	return p.check
+}
+
+func (p parsed) Simulate(context.Context) error {
+	p.asked = append(p.asked, "chain")
+	return p.simulate
+}
+
+// record is a record with at most one payment.
+type record struct {
+	p   *payment.Payment
+	err error
+	pay *pay
+}
+
+func (r *record) PaymentByKey(context.Context, payment.Key) (payment.Payment, error) {
+	r.pay.asked = append(r.pay.asked, "record")
+	switch {
+	case r.err != nil:
+		return payment.Payment{}, r.err
+	case r.p == nil:
+		return payment.Payment{}, payment.ErrNotFound
+	}
+	return *r.p, nil
+}
+
+type bench struct {
+	*verify.Verifier
+	pay    *pay
+	record *record
+	ready  error
+}
+
+func newBench() *bench {
+	b := &bench{pay: &pay{terms: payment.Terms{Asset: usdc}}}
+	b.record = &record{pay: b.pay}
+	ready := func() error {
+		b.pay.asked = append(b.pay.asked, "ready")
+		return b.ready
+	}
+	schemes := map[x402.SchemeName]scheme.Scheme{x402.SchemeExact: b.pay}
+	b.Verifier = verify.New(map[x402.Network]verify.Network{
+		base:    {Schemes: schemes, Assets: []chain.Address{usdc}, Ready: ready},
+		sepolia: {Schemes: schemes, AnyAsset: true, Ready: ready},
+	}, b.record, func() time.Time { return now })
+	return b
+}
+
+func request(n x402.Network, s x402.SchemeName) *x402.Request {
+	return &x402.Request{Version: x402.V2, Requirements: x402.Requirements{Network: n, Scheme: s}}
+}
+
+func wantRejection(t *testing.T, err error, want x402.Rejection) {
+	t.Helper()
+	r, ok := x402.AsRejection(err)
+	if !ok {
+		t.Fatalf("error %v, want %v", err, &want)
+	}
+	if diff := cmp.Diff(want, *r); diff != "" {
+		t.Errorf("rejection (-want +got):\n%s", diff)
+	}
+}
+
+func TestRequestsAreRoutedByConfiguredNetworkAndScheme(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 1000)
+	cut := `"` + strings.Repeat("x", 64) + `"`
+	for _, c := range []struct {
+		name    string
+		network x402.Network
+		scheme  x402.SchemeName
+		want    x402.Rejection
+	}{
+		{"another network", "eip155:1", "exact", x402.Rejection{Reason: x402.ReasonInvalidNetwork, Message: `network "eip155:1" is not supported here; supported: eip155:8453, eip155:84532`}},
+		{"a wildcard", "eip155:*", "exact", x402.Rejection{Reason: x402.ReasonInvalidNetwork, Message: `network "eip155:*" is not supported here; supported: eip155:8453, eip155:84532`}},
+		{"a name of version 1", "v1:base", "exact", x402.Rejection{Reason: x402.ReasonInvalidNetwork, Message: `network "v1:base" is not supported here; supported: eip155:8453, eip155:84532`}},
+		{"another case", "EIP155:8453", "exact", x402.Rejection{Reason: x402.ReasonInvalidNetwork, Message: `network "EIP155:8453" is not supported here; supported: eip155:8453, eip155:84532`}},
+		{"a flood", x402.Network(long), "exact", x402.Rejection{Reason: x402.ReasonInvalidNetwork, Message: `network ` + cut + ` is not supported here; supported: eip155:8453, eip155:84532`}},
+		{"another scheme", base, "upto", x402.Rejection{Reason: x402.ReasonUnsupportedScheme, Message: `scheme "upto" is not supported on eip155:8453; supported: exact`}},
+		{"a scheme of another case", base, "Exact", x402.Rejection{Reason: x402.ReasonUnsupportedScheme, Message: `scheme "Exact" is not supported on eip155:8453; supported: exact`}},
+		{"a flood for a scheme", base, x402.SchemeName(long), x402.Rejection{Reason: x402.ReasonUnsupportedScheme, Message: `scheme ` + cut + ` is not supported on eip155:8453; supported: exact`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench()
+			_, err := b.Parse(request(c.network, c.scheme))
+			wantRejection(t, err, c.want)
+			told, err := b.Verify(t.Context(), request(c.network, c.scheme))
+			wantRejection(t, err, c.want)
+			if told != "" || len(b.pay.asked) != 0 {
+				t.Errorf("payer %q, asked %v", told, b.pay.asked)
+			}
+		})
+	}
+}
+
+func TestOnlyTheAssetsOfThePolicyAreTaken(t *testing.T) {
+	t.Parallel()
+	b := newBench()
+	b.pay.terms.Asset = another
+	_, err := b.Parse(request(base, x402.SchemeExact))
+	wantRejection(t, err, x402.Rejection{
+		Reason:  x402.ReasonInvalidRequirements,
+		Message: "paymentRequirements.asset: " + another.String() + " is not accepted on eip155:8453",
+	})
+	if _, err := b.Parse(request(sepolia, x402.SchemeExact)); err != nil {
+		t.Errorf("where any asset is allowed: %v", err)
+	}
+	b.pay.terms.Asset = usdc
+	if p, err := b.Parse(request(base, x402.SchemeExact)); err != nil || p.Terms().Asset != usdc {
+		t.Errorf("an asset of the policy: %v", err)
+	}
+}
+
+func TestWhatASchemeCannotReadIsToldAsItIs(t *testing.T) {
+	t.Parallel()
+	b := newBench()
+	b.pay.parse = &x402.FieldError{Path: "paymentPayload.payload.signature", Problem: "missing", Syntax: true}
+	_, err := b.Verify(t.Context(), request(base, x402.SchemeExact))
+	if !errors.Is(err, b.pay.parse) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
+	t.Parallel()
+	refused, silent := x402.Reject(x402.ReasonExactSignature, "not signed by the payer"), errors.New("no answer")
+	known := func(s payment.State, tries int) *payment.Payment {
+		return &payment.Payment{State: s, Tries: tries, Reason: x402.ReasonExactNonceUsed, Message: "used by somebody else"}
+	}
+	taken := x402.Rejection{Reason: x402.ReasonDuplicateSettlement, Message: "this authorization is already settled or being settled"}
+	for _, c := range []struct {
+		name   string
+		set    func(b *bench)
+		asked  []string
+		reject *x402.Rejection
+		err    error
+	}{
+		{"a good payment", func(*bench) {}, []string{"check", "record", "ready", "chain"}, nil, nil},
+		{"a bad one", func(b *bench) { b.pay.check = refused }, []string{"check"}, refused, nil},
+		{"one that can't be checked", func(b *bench) { b.pay.check = silent }, []string{"check"}, nil, silent},
+		{"the record is silent", func(b *bench) { b.record.err = payment.ErrUnavailable }, []string{"check", "record"}, nil, payment.ErrUnavailable},
+		{"a queued one", func(b *bench) { b.record.p = known(payment.StateQueued, 0) }, []string{"check", "record"}, &taken, nil},
+		{"a signed one", func(b *bench) { b.record.p = known(payment.StateSigned, 1) }, []string{"check", "record"}, &taken, nil},
+		{"one under way", func(b *bench) { b.record.p = known(payment.StateBroadcast, 1) }, []string{"check", "record"}, &taken, nil},
+		{"a settled one", func(b *bench) { b.record.p = known(payment.StateIncluded, 1) }, []string{"check", "record"}, &taken, nil},
+		{"a final one", func(b *bench) { b.record.p = known(payment.StateFinal, 1) }, []string{"check", "record"}, &taken, nil},
+		{
+			"one that was sent and failed", func(b *bench) { b.record.p = known(payment.StateFailed, 1) },
+			[]string{"check", "record"},
+			x402.Reject(x402.ReasonExactNonceUsed, "used by somebody else"), nil,
+		},
+		{"one that failed unsent may be tried again", func(b *bench) { b.record.p = known(payment.StateFailed, 0) }, []string{"check", "record", "ready", "chain"}, nil, nil},
+		{"nobody could settle it", func(b *bench) { b.ready = silent }, []string{"check", "record", "ready"}, nil, silent},
+		{"the chain refuses it", func(b *bench) { b.pay.simulate = refused }, []string{"check", "record", "ready", "chain"}, refused, nil},
+		{"the chain is silent", func(b *bench) { b.pay.simulate = chain.ErrUnavailable }, []string{"check", "record", "ready", "chain"}, nil, chain.ErrUnavailable},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench()
+			c.set(b)
+			told, err := b.Verify(t.Context(), request(base, x402.SchemeExact))
+			if diff := cmp.Diff(c.asked, b.pay.asked); diff != "" {
+				t.Errorf("asked (-want +got):\n%s", diff)
+			}
+			if told != payer || b.pay.at != now {
+				t.Errorf("payer %q, checked at %v", told, b.pay.at)
+			}
+			if c.reject != nil {
+				wantRejection(t, err, *c.reject)
+				return
+			}
+			if !errors.Is(err, c.err) {
+				t.Errorf("error %v, want %v", err, c.err)
+			}
+			if _, judged := x402.AsRejection(err); judged {
+				t.Errorf("silence is taken for a judgement (I7): %v", err)
+			}
+		})
+	}
+}
+
+func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
+	t.Parallel()
+	b := newBench()
+	p, err := b.Parse(request(base, x402.SchemeExact))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Judge(t.Context(), p); err != nil || !cmp.Equal(b.pay.asked, []string{"check", "ready", "chain"}) {
+		t.Errorf("%v, asked %v", err, b.pay.asked)
+	}
+	b.pay.asked = nil
+	if err := b.CheckOnly(t.Context(), p); err != nil || !cmp.Equal(b.pay.asked, []string{"check"}) {
+		t.Errorf("%v, asked %v", err, b.pay.asked)
+	}
+	b.pay.asked, b.pay.check = nil, x402.Reject(x402.ReasonExactSignature, "")
+	if err := b.Judge(t.Context(), p); !errors.Is(err, b.pay.check) || len(b.pay.asked) != 1 {
+		t.Errorf("%v, asked %v", err, b.pay.asked)
+	}
+}
