@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/common/hexutil"
 	"go.uber.org/goleak"
 
 	"facilitator/internal/app"
@@ -46,6 +48,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "test set-up:", err)
 		return 1
 	}
+	before := goleak.IgnoreCurrent()
 	ctx := context.Background()
 	var err error
 	if world.tools, err = devnet.Tools(""); err != nil {
@@ -71,17 +74,16 @@ func run(m *testing.M) int {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
-	if err := goleak.Find(goleak.IgnoreCurrent()); err != nil && code == 0 {
+	if err := goleak.Find(before); err != nil && code == 0 {
 		code = fail(err)
 	}
 	return code
 }
 
-// newKeys returns funded keys that no other test has.
+// newKeys returns keys that no other test has.
 func newKeys(t *testing.T, role string, n int) []devnet.Key {
 	t.Helper()
-	last := int(world.accounts.Add(int64(n)))
-	return devnet.Keys(role, last)[last-n:]
+	return devnet.Keys(fmt.Sprintf("%s of test %d", role, world.accounts.Add(1)), n)
 }
 
 func newKey(t *testing.T, role string) devnet.Key {
@@ -199,7 +201,7 @@ func (s setup) start(t *testing.T) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out.url, out.metricsURL = "http://"+a.Address()+a.PathPrefix(), "http://"+a.MetricsAddress()+"/metrics"
+	out.url, out.metricsURL = a.URL(), a.MetricsURL()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -357,4 +359,71 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
+}
+
+// height is the number of the chain's latest block.
+func height(t *testing.T, c *devnet.Chain) uint64 {
+	t.Helper()
+	number, err := c.Client().BlockNumber(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return number
+}
+
+// mine mines n blocks.
+func mine(t *testing.T, c *devnet.Chain, n int) {
+	t.Helper()
+	if err := c.Mine(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// held makes a chain of the test's own mine nothing until it is told to.
+func held(t *testing.T, c *devnet.Chain) {
+	t.Helper()
+	if err := c.SetAutomine(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// heldChain starts a chain with one payer that mines nothing until it is told to.
+func heldChain(t *testing.T) (*devnet.Chain, devnet.Key) {
+	t.Helper()
+	c := startChain(t, devnet.ChainConfig{})
+	payer := payers(t, c, 1)[0]
+	held(t, c)
+	return c, payer
+}
+
+// pooled counts the transactions that wait to be mined.
+func pooled(t *testing.T, c *devnet.Chain) uint64 {
+	t.Helper()
+	var pool struct{ Pending hexutil.Uint64 }
+	if err := c.RPC().CallContext(t.Context(), &pool, "txpool_status"); err != nil {
+		t.Fatal(err)
+	}
+	return uint64(pool.Pending)
+}
+
+// drop has the node forget a transaction.
+func drop(t *testing.T, c *devnet.Chain, hash string) {
+	t.Helper()
+	var dropped *common.Hash
+	if err := c.RPC().CallContext(t.Context(), &dropped, "anvil_dropTransaction", hash); err != nil {
+		t.Fatal(err)
+	}
+	if dropped == nil {
+		t.Fatalf("the node did not have %s", hash)
+	}
+}
+
+// paidTo is what the canonical chain moved to a payee since a block.
+func paidTo(t *testing.T, c *devnet.Chain, from uint64, payee common.Address) []devnet.Transfer {
+	t.Helper()
+	all, err := c.Transfers(t.Context(), c.USDC(), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(m devnet.Transfer) bool { return m.To != payee })
 }

@@ -35,9 +35,8 @@ type wiredChain struct {
 // chains is every configured network; it is the relayer that settle sees.
 type chains map[x402.Network]*wiredChain
 
-func (c chains) Wake(n x402.Network)            { c[n].relayer.Wake() }
-func (c chains) Ready(n x402.Network) error     { return c[n].relayer.Ready() }
-func (c chains) Head(n x402.Network) chain.Head { return c[n].relayer.Head() }
+func (c chains) Wake(n x402.Network)        { c[n].relayer.Wake() }
+func (c chains) Ready(n x402.Network) error { return c[n].relayer.Ready() }
 func (c chains) Confirmed(p *payment.Payment) bool {
 	return c[p.Terms.Key.Network].relayer.Confirmed(p)
 }

@@ -45,8 +45,8 @@ type Payment interface {
 	Check(ctx context.Context, now time.Time) error
 
 	// Simulate asks the chain whether the payment would succeed now, and if not,
-	// why not.
-	Simulate(ctx context.Context) error
+	// why not. The state it asked is that of block atLeast or a later one.
+	Simulate(ctx context.Context) (atLeast uint64, _ error)
 }
 
 // FateKind is what became of an authorization.

@@ -28,10 +28,10 @@ const (
 // parsed is a request that a scheme has read.
 type parsed struct{ terms payment.Terms }
 
-func (p parsed) Terms() payment.Terms                   { return p.terms }
-func (p parsed) Payer() string                          { return payer }
-func (p parsed) Check(context.Context, time.Time) error { return nil }
-func (p parsed) Simulate(context.Context) error         { return nil }
+func (p parsed) Terms() payment.Terms                     { return p.terms }
+func (p parsed) Payer() string                            { return payer }
+func (p parsed) Check(context.Context, time.Time) error   { return nil }
+func (p parsed) Simulate(context.Context) (uint64, error) { return 41, nil }
 
 func sale() payment.Terms {
 	return payment.Terms{
@@ -55,11 +55,11 @@ func (v *verifier) Parse(*x402.Request) (scheme.Payment, error) {
 	return parsed{v.terms}, nil
 }
 
-func (v *verifier) Judge(ctx context.Context, _ scheme.Payment) error {
+func (v *verifier) Judge(ctx context.Context, _ scheme.Payment) (uint64, error) {
 	if v.judge == nil {
-		return nil
+		return 41, nil
 	}
-	return v.judge(ctx)
+	return 41, v.judge(ctx)
 }
 func (v *verifier) CheckOnly(context.Context, scheme.Payment) error { return v.check }
 
@@ -72,7 +72,6 @@ type relayer struct {
 
 func (r *relayer) Wake(x402.Network)               { r.wakes++ }
 func (r *relayer) Ready(x402.Network) error        { return r.ready }
-func (r *relayer) Head(x402.Network) chain.Head    { return chain.Head{Number: 41} }
 func (r *relayer) Confirmed(*payment.Payment) bool { return !r.unconfirmed }
 
 // record holds one payment.

@@ -22,7 +22,7 @@ import (
 // Verifier judges; verify.Verifier is one.
 type Verifier interface {
 	Parse(req *x402.Request) (scheme.Payment, error)
-	Judge(ctx context.Context, p scheme.Payment) error
+	Judge(ctx context.Context, p scheme.Payment) (atLeast uint64, _ error)
 	CheckOnly(ctx context.Context, p scheme.Payment) error
 }
 
@@ -43,8 +43,6 @@ type Relayer interface {
 	Wake(n x402.Network)
 	// Ready is nil while the network can settle.
 	Ready(n x402.Network) error
-	// Head is the latest block seen on a network.
-	Head(n x402.Network) chain.Head
 	// Confirmed says whether a payment's block is as deep as success asks for.
 	Confirmed(p *payment.Payment) bool
 }
@@ -135,10 +133,10 @@ func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment)
 // others get the winner's payment.
 func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment) (payment.Payment, error) {
 	network := p.Terms().Key.Network
-	// Read before the simulation: what is used at or before this block makes the
-	// simulation fail, so it can't be taken for our success later (I6).
-	head := s.Relayer.Head(network)
-	if err := s.Verifier.Judge(ctx, p); err != nil {
+	// What was used at or before this block is not our success, even where the
+	// token lets the simulation pass (I6).
+	atLeast, err := s.Verifier.Judge(ctx, p)
+	if err != nil {
 		return payment.Payment{}, err
 	}
 	s.Crash("verified")
@@ -149,7 +147,7 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 		return payment.Payment{}, fmt.Errorf("%w: judging took all the time there was", payment.ErrNotSent)
 	}
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
-		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: head.Number,
+		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: atLeast,
 	})
 	if err != nil {
 		return payment.Payment{}, err

@@ -102,13 +102,15 @@ func (v *Verifier) verify(ctx context.Context, p scheme.Payment) error {
 	case known.Sent():
 		return x402.Reject(known.Reason, known.Message)
 	}
-	return v.simulate(ctx, p)
+	_, err = v.simulate(ctx, p)
+	return err
 }
 
-// Judge makes every check of a payment that is not in the record yet.
-func (v *Verifier) Judge(ctx context.Context, p scheme.Payment) error {
+// Judge makes every check of a payment that is not in the record yet. The state
+// it asked last is that of block atLeast or a later one.
+func (v *Verifier) Judge(ctx context.Context, p scheme.Payment) (atLeast uint64, _ error) {
 	if err := p.Check(ctx, v.now()); err != nil {
-		return err
+		return 0, err
 	}
 	return v.simulate(ctx, p)
 }
@@ -119,9 +121,9 @@ func (v *Verifier) CheckOnly(ctx context.Context, p scheme.Payment) error {
 	return p.Check(ctx, v.now())
 }
 
-func (v *Verifier) simulate(ctx context.Context, p scheme.Payment) error {
+func (v *Verifier) simulate(ctx context.Context, p scheme.Payment) (atLeast uint64, _ error) {
 	if err := v.networks[p.Terms().Key.Network].Ready(); err != nil {
-		return err
+		return 0, err
 	}
 	return p.Simulate(ctx)
 }

@@ -55,9 +55,9 @@ func (p parsed) Check(_ context.Context, now time.Time) error {
 	return p.check
 }
 
-func (p parsed) Simulate(context.Context) error {
+func (p parsed) Simulate(context.Context) (uint64, error) {
 	p.asked = append(p.asked, "chain")
-	return p.simulate
+	return 41, p.simulate
 }
 
 // record is a record with at most one payment.
@@ -241,7 +241,7 @@ func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Judge(t.Context(), p); err != nil || !cmp.Equal(b.pay.asked, []string{"check", "ready", "chain"}) {
+	if atLeast, err := b.Judge(t.Context(), p); err != nil || atLeast != 41 || !cmp.Equal(b.pay.asked, []string{"check", "ready", "chain"}) {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 	b.pay.asked = nil
@@ -249,7 +249,7 @@ func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 	b.pay.asked, b.pay.check = nil, x402.Reject(x402.ReasonExactSignature, "")
-	if err := b.Judge(t.Context(), p); !errors.Is(err, b.pay.check) || len(b.pay.asked) != 1 {
+	if _, err := b.Judge(t.Context(), p); !errors.Is(err, b.pay.check) || len(b.pay.asked) != 1 {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 }

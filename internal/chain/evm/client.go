@@ -4,6 +4,7 @@ package evm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -25,6 +26,7 @@ import (
 type Client struct {
 	rpc     *rpc.Client
 	timeout time.Duration
+	scrub   scrubber
 }
 
 // Dial prepares a client for an http or https URL. It does not connect.
@@ -39,9 +41,9 @@ func Dial(ctx context.Context, url string, timeout time.Duration) (*Client, erro
 	}
 	c, err := rpc.DialOptions(ctx, url, rpc.WithHTTPClient(&http.Client{Transport: transport}))
 	if err != nil {
-		return nil, fmt.Errorf("rpc url is not usable: %s", redact(err))
+		return nil, fmt.Errorf("rpc url is not usable: %s", newScrubber(url).text(err))
 	}
-	return &Client{rpc: c, timeout: timeout}, nil
+	return &Client{rpc: c, timeout: timeout, scrub: newScrubber(url)}, nil
 }
 
 // Close drops idle connections.
@@ -84,11 +86,22 @@ type query struct {
 	err    error
 }
 
-func callQuery(m Message, result *hexutil.Bytes) *query {
+// hexBytes is hexutil.Bytes that does not take an empty text for no bytes: a
+// node that answers nothing has told nothing (I7).
+type hexBytes []byte
+
+func (b *hexBytes) UnmarshalJSON(text []byte) error {
+	if len(text) < 4 { // "0x" is the least
+		return errors.New("not hex data")
+	}
+	return (*hexutil.Bytes)(b).UnmarshalJSON(text)
+}
+
+func callQuery(m Message, result *hexBytes) *query {
 	return &query{method: "eth_call", args: []any{m.arg(), m.block()}, result: result}
 }
 
-func codeQuery(a chain.Address, result *hexutil.Bytes) *query {
+func codeQuery(a chain.Address, result *hexBytes) *query {
 	return &query{method: "eth_getCode", args: []any{common.Address(a), "latest"}, result: result}
 }
 
@@ -98,7 +111,7 @@ func (c *Client) ask(ctx context.Context, qs ...*query) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	if len(qs) == 1 {
-		qs[0].err = classify(c.rpc.CallContext(ctx, qs[0].result, qs[0].method, qs[0].args...))
+		qs[0].err = c.scrub.classify(c.rpc.CallContext(ctx, qs[0].result, qs[0].method, qs[0].args...))
 		return qs[0].err
 	}
 	batch := make([]rpc.BatchElem, len(qs))
@@ -106,10 +119,10 @@ func (c *Client) ask(ctx context.Context, qs ...*query) error {
 		batch[i] = rpc.BatchElem{Method: q.method, Args: q.args, Result: q.result}
 	}
 	if err := c.rpc.BatchCallContext(ctx, batch); err != nil {
-		return unavailable(err)
+		return c.scrub.unavailable(err)
 	}
 	for i, q := range qs {
-		q.err = classify(batch[i].Error)
+		q.err = c.scrub.classify(batch[i].Error)
 	}
 	return nil
 }
@@ -129,9 +142,24 @@ func (c *Client) askAll(ctx context.Context, qs []*query) error {
 
 // Call runs eth_call.
 func (c *Client) Call(ctx context.Context, m Message) ([]byte, error) {
-	var out hexutil.Bytes
+	var out hexBytes
 	err := c.ask(ctx, callQuery(m, &out))
 	return out, err
+}
+
+// CallLatest runs eth_call on the latest state and returns a height that this
+// state is at or above, in one round trip.
+func (c *Client) CallLatest(ctx context.Context, m Message) (data []byte, atLeast uint64, _ error) {
+	var out hexBytes
+	var height hexutil.Uint64
+	number, call := &query{method: "eth_blockNumber", result: &height}, callQuery(m, &out)
+	if err := c.ask(ctx, number, call); err != nil {
+		return nil, 0, err
+	}
+	if number.err != nil {
+		return nil, 0, number.err
+	}
+	return out, uint64(height), call.err
 }
 
 // Result is one outcome of CallMany.
@@ -143,7 +171,7 @@ type Result struct {
 // CallMany runs several eth_calls, each on its own copy of the state, in one
 // round trip.
 func (c *Client) CallMany(ctx context.Context, ms ...Message) ([]Result, error) {
-	outs := make([]hexutil.Bytes, len(ms))
+	outs := make([]hexBytes, len(ms))
 	qs := make([]*query, len(ms))
 	for i, m := range ms {
 		qs[i] = callQuery(m, &outs[i])
@@ -160,7 +188,7 @@ func (c *Client) CallMany(ctx context.Context, ms ...Message) ([]Result, error) 
 
 // Code returns the code at an address, empty where there is none.
 func (c *Client) Code(ctx context.Context, a chain.Address) ([]byte, error) {
-	var out hexutil.Bytes
+	var out hexBytes
 	err := c.ask(ctx, codeQuery(a, &out))
 	return out, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -37,7 +38,7 @@ func isExecutionText(msg string) bool {
 	for _, text := range []string{
 		"execution reverted", "vm execution error", "reverted", // nethermind, parity, older geth
 		"out of gas", "gas required exceeds", "invalid opcode", "opcode 0xfe", "invalid jump",
-		"stack underflow", "stack overflow", "stack limit reached", "write protection", "evmerror", "outofgas",
+		"stack underflow", "stack overflow", "stack limit reached", "write protection", "evmerror", "evm error", "outofgas",
 	} {
 		if strings.Contains(msg, text) {
 			return true
@@ -48,20 +49,20 @@ func isExecutionText(msg string) bool {
 
 // classify turns what the RPC library returned into nil, a *RevertError or an
 // error wrapping chain.ErrUnavailable.
-func classify(err error) error {
+func (s scrubber) classify(err error) error {
 	if err == nil {
 		return nil
 	}
 	coded := rpc.Error(nil)
 	if !errors.As(err, &coded) {
-		return unavailable(err)
+		return s.unavailable(err)
 	}
 	msg := strings.ToLower(coded.Error())
 	const executionReverted = 3 // geth's own code, taken over by others
 	if coded.ErrorCode() != executionReverted && !isExecutionText(msg) {
-		return unavailable(err)
+		return s.unavailable(err)
 	}
-	revert := &RevertError{Message: redact(coded)}
+	revert := &RevertError{Message: s.text(coded)}
 	if data := rpc.DataError(nil); errors.As(err, &data) {
 		revert.Data = revertData(data.ErrorData())
 	}
@@ -86,7 +87,7 @@ func revertData(v any) []byte {
 	return nil
 }
 
-func unavailable(err error) error {
+func (s scrubber) unavailable(err error) error {
 	if errors.Is(err, chain.ErrUnavailable) {
 		return err
 	}
@@ -95,12 +96,32 @@ func unavailable(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w: %w", chain.ErrUnavailable, context.Canceled)
 	}
-	return fmt.Errorf("%w: %s", chain.ErrUnavailable, redact(err))
+	return fmt.Errorf("%w: %s", chain.ErrUnavailable, s.text(err))
 }
 
-// redact keeps node URLs, which may hold credentials, and node bodies out of
-// every message (I10).
-func redact(err error) string {
+// scrubber keeps a node's URL, and every part of it that may be a credential,
+// out of every message (I10): nodes repeat their callers' keys in errors.
+type scrubber struct{ secrets []string }
+
+func newScrubber(nodeURL string) scrubber {
+	const least = 6 // shorter parts are words such as "v2"
+	u, err := url.Parse(nodeURL)
+	if err != nil {
+		return scrubber{}
+	}
+	parts := strings.Split(u.Path, "/")
+	if password, ok := u.User.Password(); ok {
+		parts = append(parts, password)
+	}
+	parts = append(parts, u.User.Username())
+	for _, values := range u.Query() {
+		parts = append(parts, values...)
+	}
+	return scrubber{secrets: slices.DeleteFunc(parts, func(part string) bool { return len(part) < least })}
+}
+
+// text is an error's message without URLs, secrets and the node's HTTP bodies.
+func (s scrubber) text(err error) string {
 	const most = 300
 	var text string
 	switch wrapped, status := (*url.Error)(nil), (rpc.HTTPError{}); {
@@ -112,6 +133,9 @@ func redact(err error) string {
 		text = err.Error()
 	}
 	text = strings.ToValidUTF8(regexp.MustCompile(`(?i)\b(https?|wss?)://\S+`).ReplaceAllString(text, "[url]"), "")
+	for _, secret := range s.secrets {
+		text = strings.ReplaceAll(text, secret, "[redacted]")
+	}
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "..."
 	}

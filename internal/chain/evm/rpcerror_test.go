@@ -157,6 +157,10 @@ func everyQuestion(c *Client) []question {
 	return []question{
 		{"Call", func(ctx context.Context) error { return drop(c.Call(ctx, Message{})) }},
 		{"Call at a block", func(ctx context.Context) error { return drop(c.Call(ctx, Message{Block: 1})) }},
+		{"CallLatest", func(ctx context.Context) error {
+			_, _, err := c.CallLatest(ctx, Message{})
+			return err
+		}},
 		{"CallMany", func(ctx context.Context) error {
 			results, err := c.CallMany(ctx, Message{}, Message{})
 			for _, r := range results {
@@ -314,6 +318,26 @@ func TestMessagesThatAContractChoseAreBounded(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// TestANodeThatRepeatsOurKeyIsNotQuoted is I10: providers name the key they
+// refuse.
+func TestANodeThatRepeatsOurKeyIsNotQuoted(t *testing.T) {
+	t.Parallel()
+	for _, message := range []string{
+		"project " + urlKey + " is over its limit", "see http://" + urlUser + ":" + urlPassword + "@example.com/v3/" + urlKey, "user " + urlUser + " with " + urlPassword,
+	} {
+		for _, code := range []int{-32005, 3} {
+			client := serve(t, node(func(string, []json.RawMessage) (any, *nodeError) { return nil, &nodeError{code, message, nil} }))
+			_, err := client.Call(t.Context(), Message{})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			discreet(t, err)
+			_, err = client.SendRaw(t.Context(), []byte{1})
+			discreet(t, err)
+		}
 	}
 }
 

@@ -41,7 +41,7 @@ func (c *Client) SendRaw(ctx context.Context, raw []byte) (SendOutcome, error) {
 	if outcome == SendAlreadyKnown {
 		return outcome, nil
 	}
-	return outcome, unavailable(err)
+	return outcome, c.scrub.unavailable(err)
 }
 
 // sendOutcome reads a node's error text. Nodes agree on no code, so texts it

@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"github.com/ethereum/go-ethereum/common/hexutil"
-
 	"facilitator/internal/chain"
 )
 
@@ -76,8 +74,8 @@ func domainText(b []byte) string {
 
 func (c *Client) tokenFacts(ctx context.Context, token chain.Address) (Token, error) {
 	const gas = 200_000
-	var code, name, version, separator, decimals hexutil.Bytes
-	view := func(selector uint32, out *hexutil.Bytes) *query {
+	var code, name, version, separator, decimals hexBytes
+	view := func(selector uint32, out *hexBytes) *query {
 		return callQuery(Message{To: token, Data: pack(selector), Gas: gas}, out)
 	}
 	qs := []*query{

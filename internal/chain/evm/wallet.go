@@ -3,8 +3,6 @@ package evm
 import (
 	"context"
 
-	"github.com/ethereum/go-ethereum/common/hexutil"
-
 	"facilitator/internal/chain"
 )
 
@@ -12,7 +10,7 @@ import (
 // (EIP-1271), in one round trip. Code that reverts, burns maxGas or answers
 // anything but the magic value does not accept it.
 func (c *Client) Wallet(ctx context.Context, a chain.Address, digest chain.Hash, signature []byte, maxGas uint64) (code []byte, valid bool, err error) {
-	var gotCode, answer hexutil.Bytes
+	var gotCode, answer hexBytes
 	ask := callQuery(Message{To: a, Data: IsValidSignatureData(digest, signature), Gas: maxGas}, &answer)
 	has := codeQuery(a, &gotCode)
 	if err := c.ask(ctx, has, ask); err != nil {

@@ -194,12 +194,15 @@ func (s *Scheme) Fate(ctx context.Context, t payment.Terms, since, at uint64) (s
 		From: s.Sender, To: t.Asset, Data: evm.AuthorizationStateData(t.Key.Payer, t.Key.Nonce), Gas: s.MaxGas, Block: at,
 	}
 	out, err := s.client.Call(ctx, state)
-	if _, judged := evm.IsRevert(err); err != nil && !judged {
+	if _, judged := evm.IsRevert(err); judged {
+		out, err = nil, nil
+	}
+	if err != nil {
 		return scheme.Fate{}, err
 	}
 	spent, told := evm.DecodeBool(out)
 	switch {
-	case err != nil || !told:
+	case !told:
 		return scheme.Fate{Kind: scheme.FateUnexplained, Detail: "the token does not answer authorizationState"}, nil
 	case !spent:
 		return s.prospect(ctx, t, at)

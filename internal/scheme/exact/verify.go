@@ -186,14 +186,14 @@ func (p *exactPayment) checkAuthorization(now time.Time) error {
 
 // Simulate runs the very call that would be sent (check 11), and asks why if it
 // fails.
-func (p *exactPayment) Simulate(ctx context.Context) error {
+func (p *exactPayment) Simulate(ctx context.Context) (atLeast uint64, _ error) {
 	call := p.call()
-	_, err := p.scheme.client.Call(ctx, evm.Message{From: p.scheme.Sender, To: call.To, Data: call.Data, Gas: p.scheme.MaxGas})
+	_, atLeast, err := p.scheme.client.CallLatest(ctx, evm.Message{From: p.scheme.Sender, To: call.To, Data: call.Data, Gas: p.scheme.MaxGas})
 	revert, judged := evm.IsRevert(err)
 	if !judged {
-		return err
+		return atLeast, err
 	}
-	return p.scheme.diagnose(ctx, question{
+	return atLeast, p.scheme.diagnose(ctx, question{
 		auth: p.auth, asset: p.asset, name: p.name, version: p.version,
 		digest: p.digest, signature: p.signature.Inner, recovered: p.recovered,
 	}, revert)
