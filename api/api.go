@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -106,14 +107,14 @@ func New(d Deps) http.Handler {
 	return collapseSlashes(root)
 }
 
-// collapseSlashes serves "//verify" as "/verify": version 1 servers join a base
-// URL that ends in a slash without looking, and a redirected POST would lose
-// its body.
+// collapseSlashes serves "/x402//verify" as "/x402/verify": version 1 servers
+// join a base URL that ends in a slash without looking, and a redirected POST
+// would lose its body.
 func collapseSlashes(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := r.URL.Path
-		for len(path) > 1 && path[0] == '/' && path[1] == '/' {
-			path = path[1:]
+		for strings.Contains(path, "//") {
+			path = strings.ReplaceAll(path, "//", "/")
 		}
 		if path != r.URL.Path {
 			r = r.Clone(r.Context())

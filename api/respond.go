@@ -61,9 +61,11 @@ func (s *server) handle(route string, h handler) http.HandlerFunc {
 		start := s.Now()
 		id := requestID(r)
 		w.Header().Set("X-Request-Id", id)
-		// Until a body is read to its end, the client has this long to send it,
-		// whether or not the handler reads it.
-		_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.ReadTimeout)) // not every ResponseWriter has one
+		if r.ContentLength != 0 {
+			// Until a body is read to its end, the client has this long to send it,
+			// whether or not the handler reads it.
+			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.ReadTimeout)) // not every ResponseWriter has one
+		}
 		a := s.guard(h, w, r)
 		if err := write(w, a); err != nil {
 			a.attrs = append(a.attrs, slog.Bool("undelivered", true))

@@ -168,5 +168,12 @@ func (s *server) notFound(http.ResponseWriter, *http.Request) answer {
 }
 
 func (s *server) methodNotAllowed(_ http.ResponseWriter, r *http.Request) answer {
-	return answer{status: http.StatusMethodNotAllowed, body: errorBody{Error: r.Method + " is not allowed here"}}
+	allowed := http.MethodGet
+	if strings.HasSuffix(r.URL.Path, "/verify") || strings.HasSuffix(r.URL.Path, "/settle") {
+		allowed = http.MethodPost
+	}
+	return answer{
+		status: http.StatusMethodNotAllowed, header: map[string]string{"Allow": allowed},
+		body: errorBody{Error: r.Method + " is not allowed here"},
+	}
 }

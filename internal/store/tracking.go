@@ -152,9 +152,12 @@ func (s *Store) RecordOutcome(ctx context.Context, o payment.Outcome) error {
 }
 
 func applyOutcome(ctx context.Context, tx pgx.Tx, o payment.Outcome) error {
-	evidence, err := json.Marshal(o.Evidence)
-	if err != nil {
-		return fmt.Errorf("evidence: %w", err)
+	var evidence []byte // NULL without, which only a queued payment may be
+	if o.Evidence != nil {
+		var err error
+		if evidence, err = json.Marshal(o.Evidence); err != nil {
+			return fmt.Errorf("evidence: %w", err)
+		}
 	}
 	sql, args := "", []any{string(o.Payment), o.Transaction, o.Tries}
 	event := payment.EventSettled

@@ -25,6 +25,7 @@ import (
 // holds the node's URL (I10). It is safe for concurrent use.
 type Client struct {
 	rpc     *rpc.Client
+	http    *http.Client
 	timeout time.Duration
 	scrub   scrubber
 }
@@ -39,15 +40,19 @@ func Dial(ctx context.Context, url string, timeout time.Duration) (*Client, erro
 		IdleConnTimeout:     90 * time.Second,
 		ForceAttemptHTTP2:   true,
 	}
-	c, err := rpc.DialOptions(ctx, url, rpc.WithHTTPClient(&http.Client{Transport: transport}))
+	client := &http.Client{Transport: transport}
+	c, err := rpc.DialOptions(ctx, url, rpc.WithHTTPClient(client))
 	if err != nil {
-		return nil, fmt.Errorf("rpc url is not usable: %s", newScrubber(url).text(err))
+		return nil, errors.New("rpc url is not usable") // err holds pieces of it
 	}
-	return &Client{rpc: c, timeout: timeout, scrub: newScrubber(url)}, nil
+	return &Client{rpc: c, http: client, timeout: timeout, scrub: newScrubber(url)}, nil
 }
 
 // Close drops idle connections.
-func (c *Client) Close() { c.rpc.Close() }
+func (c *Client) Close() {
+	c.rpc.Close()
+	c.http.CloseIdleConnections()
+}
 
 // Message is an eth_call: From pays nothing, Gas bounds what foreign code may
 // burn on the node (I8). Block is the height whose state it runs on, 0 for the

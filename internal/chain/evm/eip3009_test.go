@@ -179,6 +179,7 @@ func TestAPaymentIsProvenByItsOwnEventsOnly(t *testing.T) {
 		{"the transfer of another authorization before it", []chain.Log{used(other), moved(other), used(mine)}, false},
 		{"the transfer of another authorization after it", []chain.Log{used(mine), used(other), moved(other)}, false},
 		{"its transfer fell short in a batch with its twin", []chain.Log{used(mine), moved(less), used(other), moved(other)}, false},
+		{"another transfer comes between", []chain.Log{used(mine), moved(less), moved(mine)}, false},
 		{"the other way round in a batch", []chain.Log{moved(other), used(other), moved(mine), used(mine)}, false},
 		{"a plain transfer and two uses", []chain.Log{moved(mine), used(other), used(mine)}, false},
 		{"two plain transfers before it", []chain.Log{moved(mine), moved(mine), used(mine)}, false},

@@ -73,16 +73,16 @@ func (c *Client) Receipts(ctx context.Context, hashes []chain.Hash) (map[chain.H
 	found := make(map[chain.Hash]Lookup, len(hashes))
 	var blocks []uint64
 	seen := make(map[uint64]bool)
-	for i, q := range qs {
+	for i, h := range hashes {
 		switch r := raw[i]; {
-		case q.err != nil:
-			found[hashes[i]] = Lookup{Unknown: true}
+		case qs[i].err != nil:
+			found[h] = Lookup{Unknown: true}
 		case r == nil:
-			found[hashes[i]] = Lookup{}
-		case chain.Hash(r.TxHash) != hashes[i] || r.Status == nil || r.BlockNumber == nil:
-			found[hashes[i]] = Lookup{Unknown: true}
+			found[h] = Lookup{}
+		case chain.Hash(r.TxHash) != h || r.Status == nil || r.BlockNumber == nil:
+			found[h] = Lookup{Unknown: true}
 		default:
-			found[hashes[i]] = Lookup{Receipt: r.receipt()}
+			found[h] = Lookup{Receipt: r.receipt()}
 			if n := uint64(*r.BlockNumber); !seen[n] {
 				seen[n] = true
 				blocks = append(blocks, n)
@@ -94,7 +94,10 @@ func (c *Client) Receipts(ctx context.Context, hashes []chain.Hash) (map[chain.H
 		return nil, err
 	}
 	for h, l := range found {
-		if l.Receipt != nil && canonical[l.Receipt.BlockNumber] != l.Receipt.BlockHash {
+		if l.Receipt == nil {
+			continue
+		}
+		if block, known := canonical[l.Receipt.BlockNumber]; !known || block != l.Receipt.BlockHash {
 			found[h] = Lookup{Unknown: true}
 		}
 	}

@@ -39,6 +39,7 @@ func isExecutionText(msg string) bool {
 		"execution reverted", "vm execution error", "reverted", // nethermind, parity, older geth
 		"out of gas", "gas required exceeds", "invalid opcode", "opcode 0xfe", "invalid jump",
 		"stack underflow", "stack overflow", "stack limit reached", "write protection", "evmerror", "evm error", "outofgas",
+		"gas uint64 overflow", "return data out of bounds", "max call depth exceeded",
 	} {
 		if strings.Contains(msg, text) {
 			return true

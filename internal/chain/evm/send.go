@@ -51,7 +51,8 @@ func sendOutcome(err error) SendOutcome {
 	if !errors.As(err, &coded) {
 		return SendUnavailable
 	}
-	msg := strings.ToLower(coded.Error())
+	// "unknown transaction type" is no known transaction.
+	msg := strings.ReplaceAll(strings.ToLower(coded.Error()), "unknown transaction", "")
 	for _, row := range []struct {
 		outcome SendOutcome
 		texts   []string

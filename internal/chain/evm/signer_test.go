@@ -36,7 +36,7 @@ func TestASignedTransactionIsWhatWasAsked(t *testing.T) {
 		}
 		if tx.Type() != types.DynamicFeeTxType || *tx.To() != common.HexToAddress(usdcText) || string(tx.Data()) != "\x01\x02\x03" || tx.Nonce() != 7 ||
 			tx.Gas() != 120_000 || tx.GasFeeCap().Int64() != 2e9 || tx.GasTipCap().Int64() != 1e6 || tx.Value().Sign() != 0 || tx.ChainId().Int64() != 84532 {
-			t.Errorf("signed %+v", tx)
+			t.Errorf("signed %+v", &tx)
 		}
 		again, err := s.Sign(t.Context(), u)
 		if err != nil || again.Hash != signed.Hash {

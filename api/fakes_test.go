@@ -1,0 +1,155 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"facilitator/api"
+	v1 "facilitator/api/v1"
+	v2 "facilitator/api/v2"
+	"facilitator/internal/chain"
+	"facilitator/internal/payment"
+	"facilitator/internal/x402"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const payer = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+
+// verifier answers /verify.
+type verifier func(ctx context.Context, req *x402.Request) (string, error)
+
+func (v verifier) Verify(ctx context.Context, req *x402.Request) (string, error) { return v(ctx, req) }
+
+// settler answers /settle and counts what it is told was not delivered.
+type settler struct {
+	settle      func(ctx context.Context, req *x402.Request, key string) (payment.Answer, error)
+	undelivered []payment.Answer
+}
+
+func (s *settler) Settle(ctx context.Context, req *x402.Request, key string) (payment.Answer, error) {
+	return s.settle(ctx, req, key)
+}
+
+func (s *settler) Undelivered(_ context.Context, a payment.Answer) error {
+	s.undelivered = append(s.undelivered, a)
+	return nil
+}
+
+// payments answers /settlements.
+type payments struct {
+	list  []payment.Payment
+	err   error
+	asked string
+}
+
+func (p *payments) PaymentByID(_ context.Context, id payment.ID) (payment.Payment, error) {
+	p.asked = "id " + string(id)
+	for _, one := range p.list {
+		if one.ID == id {
+			return one, p.err
+		}
+	}
+	if p.err != nil {
+		return payment.Payment{}, p.err
+	}
+	return payment.Payment{}, payment.ErrNotFound
+}
+
+func (p *payments) PaymentsByTransaction(_ context.Context, n x402.Network, hash chain.Hash) ([]payment.Payment, error) {
+	p.asked = "transaction " + string(n) + " " + hash.String()
+	return p.list, p.err
+}
+
+func (p *payments) PaymentsByNonce(_ context.Context, n x402.Network, payer chain.Address, nonce chain.Hash) ([]payment.Payment, error) {
+	p.asked = "nonce " + string(n) + " " + payer.String() + " " + nonce.String()
+	return p.list, p.err
+}
+
+// bench is a handler with all that it depends on.
+type bench struct {
+	deps     api.Deps
+	settler  *settler
+	payments *payments
+	log      *bytes.Buffer
+}
+
+const (
+	maxBody     = 4096
+	readTimeout = 10 * time.Second
+)
+
+// newBench accepts and settles everything.
+func newBench() *bench {
+	b := &bench{log: new(bytes.Buffer), payments: &payments{}, settler: &settler{
+		settle: func(context.Context, *x402.Request, string) (payment.Answer, error) { return settled(), nil },
+	}}
+	b.deps = api.Deps{
+		Verifier: verifier(func(context.Context, *x402.Request) (string, error) { return payer, nil }),
+		Settler:  b.settler, Payments: b.payments,
+		Supported: v2.SupportedResponse{
+			Kinds: []v2.Kind{
+				{X402Version: 2, Scheme: "exact", Network: "eip155:84532"},
+				{X402Version: 1, Scheme: "exact", Network: "base-sepolia"},
+			},
+			Extensions: []string{}, Signers: map[string][]string{"eip155:*": {"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"}},
+		},
+		Names:        v1.Names{"base-sepolia": "eip155:84532"},
+		Ready:        func(context.Context) (bool, []string) { return true, nil },
+		MaxBodyBytes: maxBody, ReadTimeout: readTimeout, Now: time.Now,
+		Log: slog.New(slog.NewTextHandler(b.log, nil)), Registerer: prometheus.NewRegistry(),
+	}
+	return b
+}
+
+func (b *bench) handler() http.Handler {
+	b.deps.Registerer = prometheus.NewRegistry() // each handler registers anew
+	return api.New(b.deps)
+}
+
+var txHash = chain.Hash{0: 0xab, 31: 0xcd}
+
+const txText = "0xab000000000000000000000000000000000000000000000000000000000000cd"
+
+func settled() payment.Answer {
+	return payment.Answer{Success: true, Payer: payer, Payment: payment.Payment{ID: "the-id", TxHash: txHash}}
+}
+
+// fixture is a request as an official client sends it.
+func fixture(tb testing.TB, name string) string {
+	tb.Helper()
+	b, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(b)
+}
+
+// reply is an answer that was read to its end.
+type reply struct {
+	status int
+	header http.Header
+	text   string
+}
+
+// call sends one request to a handler, without a network.
+func call(t *testing.T, h http.Handler, method, path, body string, header ...string) reply {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return reply{status: w.Code, header: w.Header(), text: w.Body.String()}
+}
