@@ -10,6 +10,8 @@ export GOFLAGS GOWORK
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI_LINT ?= go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 20s
+# Suites that run on chains of their own, or need to control how blocks are made.
+NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
@@ -36,6 +38,8 @@ dev: tools build ## Start a facilitator with a chain and a Postgres of its own
 test: tools ## Run all tests, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo 'No C compiler: testing without the race detector.'
 	go test $(RACE) -shuffle=on -timeout 15m ./...
+	@echo 'The integration suite again, on a fork (FORK_RPC_URL: of a real Base; else of a local one)'
+	TEST_FORK=1 go test $(RACE) -shuffle=on -timeout 15m -skip '$(NOT_ON_FORK)' ./test
 
 test/short: ## Run the tests that take no time
 	go test -short -shuffle=on -timeout 5m ./...

@@ -67,8 +67,12 @@ func run(m *testing.M) int {
 	if world.fork, err = devnet.StartChain(ctx, devnet.ChainConfig{Tools: world.tools, Network: devnet.Base, ForkURL: forkURL}); err != nil {
 		return fail(err)
 	}
+	closers := []io.Closer{world.fork, world.chain, world.database}
+	if os.Getenv("TEST_FORK") != "" {
+		world.chain = world.fork // every test that shares a chain is on the fork
+	}
 	code := m.Run()
-	for _, closer := range []io.Closer{world.fork, world.chain, world.database} {
+	for _, closer := range closers {
 		if err := closer.Close(); err != nil {
 			code = fail(err)
 		}
