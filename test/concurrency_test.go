@@ -286,9 +286,9 @@ func malleated(t *testing.T, signature string) string {
 	return hexutil.Encode(raw)
 }
 
-// unhurried has a service send bytes again as seldom as in production.
+// unhurried resends as seldom as in production and lets callers wait for long.
 func unhurried(c *devnet.Chain) string {
-	return "chains: {'" + c.Network() + "': {resend_interval: 3s}}"
+	return "settle: {wait: 1m}\nchains: {'" + c.Network() + "': {resend_interval: 3s}}"
 }
 
 // unstick clears the pool of a lane of which the node has forgotten to mine a

@@ -35,7 +35,7 @@ var world struct {
 	tools    string
 	database *storetest.Server
 	chain    *devnet.Chain // automine
-	fork     *devnet.Chain // of chain, or of FORK_RPC_URL
+	fork     *devnet.Chain // of a chain like it, or of FORK_RPC_URL
 	accounts atomic.Int64
 }
 
@@ -60,14 +60,21 @@ func run(m *testing.M) int {
 	if world.chain, err = devnet.StartChain(ctx, devnet.ChainConfig{Tools: world.tools, Network: devnet.Base}); err != nil {
 		return fail(err)
 	}
+	closers := []io.Closer{world.chain, world.database}
 	forkURL := os.Getenv("FORK_RPC_URL")
 	if forkURL == "" {
-		forkURL = world.chain.URL()
+		// One that stands still: a node forgets the state of the block that the
+		// fork goes back to when enough others follow.
+		origin, err := devnet.StartChain(ctx, devnet.ChainConfig{Tools: world.tools, Network: devnet.Base})
+		if err != nil {
+			return fail(err)
+		}
+		closers, forkURL = append(closers, origin), origin.URL()
 	}
 	if world.fork, err = devnet.StartChain(ctx, devnet.ChainConfig{Tools: world.tools, Network: devnet.Base, ForkURL: forkURL}); err != nil {
 		return fail(err)
 	}
-	closers := []io.Closer{world.fork, world.chain, world.database}
+	closers = append([]io.Closer{world.fork}, closers...)
 	if os.Getenv("TEST_FORK") != "" {
 		world.chain = world.fork // every test that shares a chain is on the fork
 	}

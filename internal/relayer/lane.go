@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
 )
@@ -180,43 +178,52 @@ func (l *lane) sign(ctx context.Context, orders []payment.Order) ([]payment.Carr
 	l.mu.Lock()
 	l.open += len(signed)
 	l.mu.Unlock()
-	c.markSent(signed) // now, or the tracker would send them too
 	err = c.broadcast(ctx, signed)
 	signal(c.sent)
 	return signed, err
 }
 
-// broadcast hands the newest attempt of each transaction to the node and
-// records that it did. What the node says decides nothing: the chain does.
+// broadcast hands the newest attempt of each transaction to the node, those of
+// one lane in the order of their wallet nonces, and records that it did. What the
+// node says decides nothing: the chain does.
 func (c *Chain) broadcast(ctx context.Context, txs []payment.Carried) error {
-	var sends errgroup.Group
+	c.markSent(txs) // now, or the tracker would send them too
+	byLane := make(map[int64][]payment.Transaction)
 	ids := make([]int64, len(txs))
 	for i, t := range txs {
 		ids[i] = t.Transaction.ID
-		attempt := t.Transaction.Attempts[len(t.Transaction.Attempts)-1]
-		sends.Go(func() error {
-			outcome, err := c.Node.SendRaw(ctx, attempt.Raw)
-			c.Metrics.sends.WithLabelValues(string(c.Config.Network), string(outcome)).Inc()
-			attrs := []any{
-				slog.String("tx_hash", attempt.Hash.String()), slog.Uint64("wallet_nonce", t.Transaction.WalletNonce),
-				slog.String("lane", t.Transaction.Lane.Address.String()), slog.String("outcome", string(outcome)),
+		byLane[t.Transaction.Lane.ID] = append(byLane[t.Transaction.Lane.ID], t.Transaction)
+	}
+	var sends sync.WaitGroup
+	for _, list := range byLane {
+		sends.Go(func() {
+			for _, t := range list {
+				c.send(ctx, t)
 			}
-			if err != nil {
-				c.Log.WarnContext(ctx, "transaction not accepted, it will be sent again", append(attrs, slog.Any("error", err))...)
-				return nil
-			}
-			c.Log.DebugContext(ctx, "transaction sent", attrs...)
-			return nil
 		})
 	}
-	_ = sends.Wait() // every outcome is logged and none is an error here
+	sends.Wait()
 	c.Crash("sent")
-	c.markSent(txs)
 	if err := c.Store.MarkBroadcast(ctx, ids); err != nil {
 		return fmt.Errorf("mark broadcast: %w", err)
 	}
 	c.Crash("broadcast")
 	return nil
+}
+
+func (c *Chain) send(ctx context.Context, t payment.Transaction) {
+	attempt := t.Attempts[len(t.Attempts)-1]
+	outcome, err := c.Node.SendRaw(ctx, attempt.Raw)
+	c.Metrics.sends.WithLabelValues(string(c.Config.Network), string(outcome)).Inc()
+	attrs := []any{
+		slog.String("tx_hash", attempt.Hash.String()), slog.Uint64("wallet_nonce", t.WalletNonce),
+		slog.String("lane", t.Lane.Address.String()), slog.String("outcome", string(outcome)),
+	}
+	if err != nil {
+		c.Log.WarnContext(ctx, "transaction not accepted, it will be sent again", append(attrs, slog.Any("error", err))...)
+		return
+	}
+	c.Log.DebugContext(ctx, "transaction sent", attrs...)
 }
 
 func (c *Chain) markSent(txs []payment.Carried) {

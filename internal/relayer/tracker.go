@@ -132,9 +132,11 @@ func (c *Chain) countOpen(txs []payment.Carried) {
 		l.mu.Unlock()
 		c.Metrics.inFlight.WithLabelValues(string(c.Config.Network), l.signer.Address().String()).Set(float64(byLane[l.row.ID]))
 	}
+	now := c.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	maps.DeleteFunc(c.sentAt, func(id int64, _ time.Time) bool { return !open[id] })
+	// A lane may have sent one that these rows are too old to hold.
+	maps.DeleteFunc(c.sentAt, func(id int64, at time.Time) bool { return !open[id] && now.Sub(at) > c.Config.ResendInterval })
 }
 
 // conclude records that a transaction was mined, and what it did to each payment
@@ -242,14 +244,20 @@ func (c *Chain) unpaid(ctx context.Context, s scheme.Scheme, p *payment.Payment,
 	return p.Failed(x402.ReasonExactTransferMismatch, detail, payment.ReceiptEvidence(payment.EvidenceReverted, r, detail)), nil
 }
 
-// resend hands the same bytes to the node again: mempools forget.
+// resend hands the same bytes to the node again: mempools forget. What the
+// record says is another process's sending; its clock is not ours, so a time in
+// our future is not believed.
 func (c *Chain) resend(ctx context.Context, unmined []payment.Carried) error {
 	var due []payment.Carried
 	now := c.Now()
 	c.mu.Lock()
+	rested := func(at time.Time) bool {
+		age := now.Sub(at)
+		return age < 0 || age >= c.Config.ResendInterval
+	}
 	for _, t := range unmined {
-		// After a start nothing is known to be sent: all of it goes out at once.
-		if now.Sub(c.sentAt[t.Transaction.ID]) >= c.Config.ResendInterval {
+		newest := t.Transaction.Attempts[len(t.Transaction.Attempts)-1]
+		if rested(c.sentAt[t.Transaction.ID]) && rested(newest.SignedAt) && rested(newest.LastSendAt) {
 			due = append(due, t)
 		}
 	}
