@@ -14,42 +14,20 @@ const MaxTimeoutSeconds = 10 * 365 * 24 * 3600
 // public documentation prints.
 func Decode(payload, requirements x402.Object) (*x402.Request, error) {
 	req := &x402.Request{Version: x402.V2}
-	to, o := &req.Requirements, requirements
-	scheme, err := o.String("scheme")
+	network, err := DecodeTerms(requirements, "amount", &req.Requirements)
 	if err != nil {
 		return nil, err
 	}
-	network, err := o.String("network")
-	if err != nil {
-		return nil, err
-	}
-	to.Scheme, to.Network = x402.SchemeName(scheme), x402.Network(network)
-	if to.Amount, err = o.Uint256("amount"); err != nil {
-		return nil, err
-	}
-	if to.Asset, err = o.String("asset"); err != nil {
-		return nil, err
-	}
-	if to.PayTo, err = o.String("payTo"); err != nil {
-		return nil, err
-	}
-	if _, _, err = o.OptionalInt("maxTimeoutSeconds", 0, MaxTimeoutSeconds); err != nil {
-		return nil, err
-	}
-	if to.Extra, err = o.OptionalObject("extra"); err != nil {
-		return nil, err
-	}
+	req.Requirements.Network = x402.Network(network)
 	accepted, err := payload.Object("accepted")
 	if err != nil {
 		return nil, err
 	}
-	if scheme, err = accepted.String("scheme"); err != nil {
+	scheme, network, err := Choice(accepted)
+	if err != nil {
 		return nil, err
 	}
-	if network, err = accepted.String("network"); err != nil {
-		return nil, err
-	}
-	req.AcceptedScheme, req.AcceptedNetwork = x402.SchemeName(scheme), x402.Network(network)
+	req.AcceptedScheme, req.AcceptedNetwork = scheme, x402.Network(network)
 	if req.Payload, err = payload.Object("payload"); err != nil {
 		return nil, err
 	}
@@ -59,6 +37,38 @@ func Decode(payload, requirements x402.Object) (*x402.Request, error) {
 	}
 	req.Resource, err = resource.OptionalString("url")
 	return req, err
+}
+
+// Choice reads scheme and network, the latter as it is spelled.
+func Choice(o x402.Object) (scheme x402.SchemeName, network string, err error) {
+	text, err := o.String("scheme")
+	if err != nil {
+		return "", "", err
+	}
+	network, err = o.String("network")
+	return x402.SchemeName(text), network, err
+}
+
+// DecodeTerms reads what requirements of both versions have in common; only the
+// amount's key differs. The network is returned as it is spelled.
+func DecodeTerms(o x402.Object, amountKey string, to *x402.Requirements) (network string, err error) {
+	if to.Scheme, network, err = Choice(o); err != nil {
+		return "", err
+	}
+	if to.Amount, err = o.Uint256(amountKey); err != nil {
+		return "", err
+	}
+	if to.Asset, err = o.String("asset"); err != nil {
+		return "", err
+	}
+	if to.PayTo, err = o.String("payTo"); err != nil {
+		return "", err
+	}
+	if _, _, err = o.OptionalInt("maxTimeoutSeconds", 0, MaxTimeoutSeconds); err != nil {
+		return "", err
+	}
+	to.Extra, err = o.OptionalObject("extra")
+	return network, err
 }
 
 // VerifyResponse answers POST /verify.

@@ -184,6 +184,7 @@ func (c *Chain) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.see(head) // whatever else fails, the node has answered
 	tip, err := c.Node.SuggestTip(ctx)
 	if err != nil {
 		// Not every node suggests one; the cap is what we are willing to pay.
@@ -194,7 +195,6 @@ func (c *Chain) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.see(head)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tip, c.queued = tip, queued
