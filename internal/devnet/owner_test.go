@@ -96,11 +96,14 @@ func TestTools(t *testing.T) {
 
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for range 500 {
-		if done() {
-			return
+	look, enough := time.NewTicker(10*time.Millisecond), time.NewTimer(30*time.Second)
+	defer look.Stop()
+	defer enough.Stop()
+	for !done() {
+		select {
+		case <-look.C:
+		case <-enough.C:
+			t.Fatalf("waited too long for %s", what)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("waited too long for %s", what)
 }

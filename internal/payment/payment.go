@@ -173,6 +173,9 @@ type Transaction struct {
 	BlockHash   chain.Hash
 }
 
+// Mined says whether a block holds the transaction, whatever it did.
+func (t *Transaction) Mined() bool { return t.State == TxIncluded || t.State == TxFinal }
+
 // Attempt is one signed version of a transaction.
 type Attempt struct {
 	ID       int64

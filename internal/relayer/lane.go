@@ -185,20 +185,30 @@ func (l *lane) sign(ctx context.Context, orders []payment.Order) ([]payment.Carr
 
 // broadcast hands the newest attempt of each transaction to the node, those of
 // one lane in the order of their wallet nonces, and records that it did. What the
-// node says decides nothing: the chain does.
+// node says decides nothing: the chain does. After a send without an answer the
+// lane's others wait for the next time: they could not be mined before it, and a
+// node that hangs must not hold the caller for a timeout each.
 func (c *Chain) broadcast(ctx context.Context, txs []payment.Carried) error {
 	c.markSent(txs) // now, or the tracker would send them too
 	byLane := make(map[int64][]payment.Transaction)
-	ids := make([]int64, len(txs))
-	for i, t := range txs {
-		ids[i] = t.Transaction.ID
+	for _, t := range txs {
 		byLane[t.Transaction.Lane.ID] = append(byLane[t.Transaction.Lane.ID], t.Transaction)
 	}
-	var sends sync.WaitGroup
+	var (
+		sends sync.WaitGroup
+		mu    sync.Mutex
+		ids   []int64
+	)
 	for _, list := range byLane {
 		sends.Go(func() {
 			for _, t := range list {
-				c.send(ctx, t)
+				answered := c.send(ctx, t)
+				mu.Lock()
+				ids = append(ids, t.ID)
+				mu.Unlock()
+				if !answered {
+					return
+				}
 			}
 		})
 	}
@@ -211,7 +221,8 @@ func (c *Chain) broadcast(ctx context.Context, txs []payment.Carried) error {
 	return nil
 }
 
-func (c *Chain) send(ctx context.Context, t payment.Transaction) {
+// send says whether the node answered, whatever it said.
+func (c *Chain) send(ctx context.Context, t payment.Transaction) (answered bool) {
 	attempt := t.Attempts[len(t.Attempts)-1]
 	outcome, err := c.Node.SendRaw(ctx, attempt.Raw)
 	c.Metrics.sends.WithLabelValues(string(c.Config.Network), string(outcome)).Inc()
@@ -221,9 +232,10 @@ func (c *Chain) send(ctx context.Context, t payment.Transaction) {
 	}
 	if err != nil {
 		c.Log.WarnContext(ctx, "transaction not accepted, it will be sent again", append(attrs, slog.Any("error", err))...)
-		return
+		return outcome != evm.SendUnavailable
 	}
 	c.Log.DebugContext(ctx, "transaction sent", attrs...)
+	return true
 }
 
 func (c *Chain) markSent(txs []payment.Carried) {

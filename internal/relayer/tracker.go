@@ -121,7 +121,7 @@ func (c *Chain) countOpen(txs []payment.Carried) {
 	byLane := make(map[int64]int)
 	open := make(map[int64]bool)
 	for _, t := range txs {
-		if t.Transaction.State != payment.TxIncluded {
+		if !t.Transaction.Mined() {
 			byLane[t.Transaction.Lane.ID]++
 			open[t.Transaction.ID] = true
 		}
@@ -145,7 +145,7 @@ func (c *Chain) countOpen(txs []payment.Carried) {
 func (c *Chain) conclude(ctx context.Context, t payment.Carried, r *chain.Receipt) (done bool, _ error) {
 	c.Crash("receipt")
 	outcomes, done, failure := c.outcomes(ctx, t, r)
-	if t.Transaction.State == payment.TxIncluded {
+	if t.Transaction.Mined() {
 		for _, o := range outcomes {
 			failure = errors.Join(failure, c.record(ctx, o))
 		}
