@@ -6,6 +6,7 @@ package chain
 import (
 	"encoding/hex"
 	"errors"
+	"math/big"
 	"strings"
 
 	"golang.org/x/crypto/sha3"
@@ -131,7 +132,17 @@ type Receipt struct {
 	GasUsed     uint64
 	// EffectiveGasPrice in wei.
 	EffectiveGasPrice uint64
-	Logs              []Log
+	// L1Fee in wei is what an OP-stack chain takes beside the gas, for having
+	// the transaction's bytes on its L1; 0 elsewhere.
+	L1Fee uint64
+	Logs  []Log
+}
+
+// Cost in wei is what the transaction took from its sender.
+func (r *Receipt) Cost() *big.Int {
+	cost := new(big.Int).SetUint64(r.GasUsed)
+	cost.Mul(cost, new(big.Int).SetUint64(r.EffectiveGasPrice))
+	return cost.Add(cost, new(big.Int).SetUint64(r.L1Fee))
 }
 
 // Head is a block header as far as we read it.
@@ -142,6 +153,8 @@ type Head struct {
 	Time uint64
 	// BaseFee in wei per gas.
 	BaseFee uint64
+	// GasUsed by the block's transactions, of GasLimit.
+	GasUsed, GasLimit uint64
 }
 
 // Fees of an EIP-1559 transaction, in wei per gas.

@@ -3,6 +3,7 @@ package chain_test
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -78,6 +79,22 @@ func TestParseHashReadsAnyCaseAndOneForm(t *testing.T) {
 	} {
 		if h, err := chain.ParseHash(text); !errors.Is(err, chain.ErrHashForm) || !h.IsZero() {
 			t.Errorf("ParseHash(%q) = %s, %v", text, h, err)
+		}
+	}
+}
+
+func TestWhatATransactionCost(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		receipt chain.Receipt
+		want    string
+	}{
+		{chain.Receipt{}, "0"},
+		{chain.Receipt{GasUsed: 85764, EffectiveGasPrice: 5_000_000, L1Fee: 21_000_000}, "428841000000"},
+		{chain.Receipt{GasUsed: math.MaxUint64, EffectiveGasPrice: math.MaxUint64, L1Fee: math.MaxUint64}, "340282366920938463444927863358058659840"},
+	} {
+		if got := c.receipt.Cost(); got.String() != c.want {
+			t.Errorf("%+v cost %s, want %s", c.receipt, got, c.want)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/rpc"
+	"golang.org/x/sync/errgroup"
 
 	"facilitator/internal/chain"
 )
@@ -135,14 +135,30 @@ func (c *Client) ask(ctx context.Context, qs ...*query) error {
 // maxBatch bounds a JSON-RPC batch: hosted nodes refuse large ones.
 const maxBatch = 100
 
-// askAll sends any number of queries, in as many batches as it takes.
+// maxParallel bounds how many batches of one question are under way at a time.
+const maxParallel = 4
+
+// askAll sends any number of queries, in as many batches as it takes, several
+// at a time. The error is non-nil only if a whole trip failed; the queries of
+// that trip hold it too.
 func (c *Client) askAll(ctx context.Context, qs []*query) error {
+	var trips errgroup.Group // not of one context: a trip that fails ends no other
+	trips.SetLimit(maxParallel)
 	for part := range slices.Chunk(qs, maxBatch) {
-		if err := c.ask(ctx, part...); err != nil && len(part) > 1 {
+		trips.Go(func() error {
+			err := c.ask(ctx, part...)
+			if len(part) == 1 {
+				return nil // its own outcome is all there is
+			}
+			for _, q := range part {
+				if err != nil {
+					q.err = err
+				}
+			}
 			return err
-		}
+		})
 	}
-	return nil
+	return trips.Wait()
 }
 
 // Call runs eth_call.
@@ -210,93 +226,6 @@ func (c *Client) EstimateGas(ctx context.Context, m Message) (uint64, error) {
 	var gas hexutil.Uint64
 	err := c.ask(ctx, &query{method: "eth_estimateGas", args: []any{m.arg()}, result: &gas})
 	return uint64(gas), err
-}
-
-// Account is a wallet as the node sees it at the latest block.
-type Account struct {
-	Balance *big.Int // wei
-	// Nonce counts mined transactions.
-	Nonce uint64
-}
-
-// Account reads balance and wallet nonce in one round trip.
-func (c *Client) Account(ctx context.Context, a chain.Address) (Account, error) {
-	var (
-		balance hexutil.Big
-		nonce   hexutil.Uint64
-	)
-	qs := []*query{
-		{method: "eth_getBalance", args: []any{common.Address(a), "latest"}, result: &balance},
-		{method: "eth_getTransactionCount", args: []any{common.Address(a), "latest"}, result: &nonce},
-	}
-	if err := c.ask(ctx, qs...); err != nil {
-		return Account{}, err
-	}
-	for _, q := range qs {
-		if q.err != nil {
-			return Account{}, q.err
-		}
-	}
-	return Account{Balance: balance.ToInt(), Nonce: uint64(nonce)}, nil
-}
-
-type header struct {
-	Number    hexutil.Uint64 `json:"number"`
-	Hash      common.Hash    `json:"hash"`
-	Timestamp hexutil.Uint64 `json:"timestamp"`
-	BaseFee   hexutil.Uint64 `json:"baseFeePerGas"`
-}
-
-func (h *header) head() chain.Head {
-	return chain.Head{Number: uint64(h.Number), Hash: chain.Hash(h.Hash), Time: uint64(h.Timestamp), BaseFee: uint64(h.BaseFee)}
-}
-
-func headQuery(block string, h **header) *query {
-	return &query{method: "eth_getBlockByNumber", args: []any{block, false}, result: h}
-}
-
-// Head reads the latest block's header.
-func (c *Client) Head(ctx context.Context) (chain.Head, error) { return c.headAt(ctx, "latest") }
-
-// Finalized reads the header behind the node's "finalized" tag.
-func (c *Client) Finalized(ctx context.Context) (chain.Head, error) {
-	return c.headAt(ctx, "finalized")
-}
-
-// HeadByNumber reads the canonical header at a height.
-func (c *Client) HeadByNumber(ctx context.Context, n uint64) (chain.Head, error) {
-	return c.headAt(ctx, hexutil.EncodeUint64(n))
-}
-
-func (c *Client) headAt(ctx context.Context, block string) (chain.Head, error) {
-	var h *header
-	if err := c.ask(ctx, headQuery(block, &h)); err != nil {
-		return chain.Head{}, err
-	}
-	if h == nil {
-		return chain.Head{}, fmt.Errorf("%w: it has no block %s", chain.ErrUnavailable, block)
-	}
-	return h.head(), nil
-}
-
-// CanonicalHashes reads the block hash at each height. One that the node does
-// not have, or can't tell, is left out.
-func (c *Client) CanonicalHashes(ctx context.Context, numbers []uint64) (map[uint64]chain.Hash, error) {
-	headers := make([]*header, len(numbers))
-	qs := make([]*query, len(numbers))
-	for i, n := range numbers {
-		qs[i] = headQuery(hexutil.EncodeUint64(n), &headers[i])
-	}
-	if err := c.askAll(ctx, qs); err != nil {
-		return nil, err
-	}
-	hashes := make(map[uint64]chain.Hash, len(numbers))
-	for i, q := range qs {
-		if q.err == nil && headers[i] != nil {
-			hashes[numbers[i]] = chain.Hash(headers[i].Hash)
-		}
-	}
-	return hashes, nil
 }
 
 // SuggestTip returns the node's eth_maxPriorityFeePerGas in wei.

@@ -197,9 +197,11 @@ func TestHeadsAreRead(t *testing.T) {
 		if string(params[0]) == `"0x8"` {
 			return nil, nil
 		}
-		return map[string]any{"number": "0x2a", "hash": word32("b1"), "timestamp": "0x64", "baseFeePerGas": "0x7"}, nil
+		return map[string]any{
+			"number": "0x2a", "hash": word32("b1"), "timestamp": "0x64", "baseFeePerGas": "0x7", "gasUsed": "0x5208", "gasLimit": "0x1c9c380",
+		}, nil
 	}))
-	want := chain.Head{Number: 42, Hash: hash(t, word32("b1")), Time: 100, BaseFee: 7}
+	want := chain.Head{Number: 42, Hash: hash(t, word32("b1")), Time: 100, BaseFee: 7, GasUsed: 21000, GasLimit: 30_000_000}
 	if got, err := client.Head(t.Context()); err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}

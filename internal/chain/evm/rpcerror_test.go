@@ -172,8 +172,10 @@ func everyQuestion(c *Client) []question {
 		{"ChainID", func(ctx context.Context) error { return drop(c.ChainID(ctx)) }},
 		{"EstimateGas", func(ctx context.Context) error { return drop(c.EstimateGas(ctx, Message{})) }},
 		{"Account", func(ctx context.Context) error { return drop(c.Account(ctx, a)) }},
+		{"Accounts", func(ctx context.Context) error { return drop(c.Accounts(ctx, []chain.Address{a, {2}})) }},
 		{"Head", func(ctx context.Context) error { return drop(c.Head(ctx)) }},
 		{"Finalized", func(ctx context.Context) error { return drop(c.Finalized(ctx)) }},
+		{"Safe", func(ctx context.Context) error { return drop(c.Safe(ctx)) }},
 		{"HeadByNumber", func(ctx context.Context) error { return drop(c.HeadByNumber(ctx, 1)) }},
 		{"CanonicalHashes", func(ctx context.Context) error {
 			hashes, err := c.CanonicalHashes(ctx, []uint64{1, 2})
@@ -188,6 +190,10 @@ func everyQuestion(c *Client) []question {
 			if err == nil && found[chain.Hash{1}].Unknown && found[chain.Hash{2}].Unknown {
 				err = chain.ErrUnavailable
 			}
+			return err
+		}},
+		{"Look", func(ctx context.Context) error {
+			_, _, err := c.Look(ctx, []chain.Hash{{1}, {2}})
 			return err
 		}},
 		{"TransactionsWithLog", func(ctx context.Context) error { return drop(c.TransactionsWithLog(ctx, a, []chain.Hash{{1}}, 0, 1)) }},
