@@ -15,7 +15,14 @@ import (
 	"facilitator/internal/x402"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// Of go-ethereum's simulated backend: one is never ended, the other looks
+		// only every 30 s whether its database is closed.
+		goleak.IgnoreTopFunction("github.com/ethereum/go-ethereum/core.(*txSenderCacher).cache"),
+		goleak.IgnoreTopFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"),
+	)
+}
 
 // Anvil's second key and what it is used for in the vectors below: the domain
 // is USDC on Base Sepolia.

@@ -209,6 +209,16 @@ func everyQuestion(c *Client) []question {
 			}
 			return err
 		}},
+		{"SendMany", func(ctx context.Context) error {
+			var err error
+			for _, sent := range c.SendMany(ctx, [][]byte{{1}, {2}}) {
+				if sent.Outcome != SendUnavailable || !sent.Doubtful {
+					return errors.New("outcome " + string(sent.Outcome))
+				}
+				err = sent.Err
+			}
+			return err
+		}},
 	}
 }
 
