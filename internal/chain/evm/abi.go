@@ -123,6 +123,50 @@ func Aggregate3Data(calls []Call3) []byte {
 	return b
 }
 
+// Call3Result is what came of one call of aggregate3.
+type Call3Result struct {
+	Success bool
+	Data    []byte
+}
+
+// DecodeAggregate3 reads what aggregate3 returned, as its compiler writes it
+// and in no other way: an array of (bool, bytes) with every element right
+// behind the one before, and nothing after. Data are parts of b.
+func DecodeAggregate3(b []byte) ([]Call3Result, bool) {
+	// The array's offset, its length, then an offset for each element.
+	if len(b) < 64 || !wordIs(b, 0, 32) {
+		return nil, false
+	}
+	n, ok := smallWord(b[32:64])
+	b = b[64:]
+	if !ok || n > len(b)/32 {
+		return nil, false
+	}
+	results := make([]Call3Result, n)
+	at := 32 * n
+	for i := range results {
+		if !wordIs(b, 32*i, at) || len(b)-at < 96 || !wordIs(b, at+32, 64) {
+			return nil, false
+		}
+		success, okBool := DecodeBool(b[at:])
+		size, okSize := smallWord(b[at+64 : at+96])
+		at += 96
+		padded := (size + 31) / 32 * 32
+		if !okBool || !okSize || padded > len(b)-at {
+			return nil, false
+		}
+		results[i] = Call3Result{Success: success, Data: b[at : at+size : at+size]}
+		at += padded
+	}
+	return results, at == len(b)
+}
+
+// wordIs says whether the word at at, which is there, is n.
+func wordIs(b []byte, at, n int) bool {
+	got, ok := smallWord(b[at : at+32])
+	return ok && got == n
+}
+
 // AuthorizationStateData asks whether an EIP-3009 authorization is spent.
 func AuthorizationStateData(payer chain.Address, nonce chain.Hash) []byte {
 	return pack(selAuthorizationState, addressWord(payer), word(nonce))

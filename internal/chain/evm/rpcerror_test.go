@@ -202,6 +202,9 @@ func everyQuestion(c *Client) []question {
 			_, _, err := c.Wallet(ctx, a, chain.Hash{}, []byte{1}, 1)
 			return err
 		}},
+		{"CallWithCode", func(ctx context.Context) error {
+			return drop(c.CallWithCode(ctx, Message{}, []chain.Address{a}))
+		}},
 		{"SendRaw", func(ctx context.Context) error {
 			outcome, err := c.SendRaw(ctx, []byte{1})
 			if outcome != SendUnavailable {

@@ -13,11 +13,14 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/x402"
 )
 
-// Unsigned is an EIP-1559 transaction of value 0 before it is signed.
+// Unsigned is an EIP-1559 transaction before it is signed.
 type Unsigned struct {
-	Call        chain.Call
+	Call chain.Call
+	// Value in wei, 0 for what only calls.
+	Value       x402.Uint256
 	WalletNonce uint64
 	GasLimit    uint64
 	Fees        chain.Fees
@@ -58,7 +61,7 @@ func (s *KeySigner) Address() chain.Address { return s.address }
 func (s *KeySigner) Sign(_ context.Context, u Unsigned) (Signed, error) {
 	to := common.Address(u.Call.To)
 	tx, err := types.SignNewTx(s.key, s.signer, &types.DynamicFeeTx{
-		ChainID: s.chainID, Nonce: u.WalletNonce, To: &to, Data: u.Call.Data, Gas: u.GasLimit,
+		ChainID: s.chainID, Nonce: u.WalletNonce, To: &to, Value: u.Value.Big(), Data: u.Call.Data, Gas: u.GasLimit,
 		GasFeeCap: new(big.Int).SetUint64(u.Fees.FeeCap), GasTipCap: new(big.Int).SetUint64(u.Fees.TipCap),
 	})
 	if err != nil {
@@ -69,4 +72,29 @@ func (s *KeySigner) Sign(_ context.Context, u Unsigned) (Signed, error) {
 		return Signed{}, fmt.Errorf("encode: %w", err)
 	}
 	return Signed{Hash: chain.Hash(tx.Hash()), Raw: raw}, nil
+}
+
+// ErrNotOurs says that bytes are no transaction that this package signs.
+var ErrNotOurs = errors.New("not a signed EIP-1559 call")
+
+// Rebuild reads from signed bytes what was signed, so that a fee bump signs the
+// very same call. What Unsigned does not hold, as an access list or the
+// creation of a contract, is refused.
+func Rebuild(raw []byte) (Unsigned, error) {
+	var tx types.Transaction
+	if err := tx.UnmarshalBinary(raw); err != nil {
+		return Unsigned{}, fmt.Errorf("%w: %w", ErrNotOurs, err)
+	}
+	if tx.Type() != types.DynamicFeeTxType || tx.To() == nil || len(tx.AccessList()) > 0 {
+		return Unsigned{}, ErrNotOurs
+	}
+	if !tx.GasFeeCap().IsUint64() || !tx.GasTipCap().IsUint64() || tx.Value().BitLen() > 256 {
+		return Unsigned{}, fmt.Errorf("%w: absurd fees or value", ErrNotOurs)
+	}
+	u := Unsigned{
+		Call: chain.Call{To: chain.Address(*tx.To()), Data: tx.Data()}, WalletNonce: tx.Nonce(), GasLimit: tx.Gas(),
+		Fees: chain.Fees{FeeCap: tx.GasFeeCap().Uint64(), TipCap: tx.GasTipCap().Uint64()},
+	}
+	tx.Value().FillBytes(u.Value[:])
+	return u, nil
 }

@@ -1,14 +1,20 @@
 package evm
 
 import (
+	"errors"
+	"math"
 	"math/big"
 	"strings"
 	"testing"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core/types"
+	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/x402"
 )
 
 func TestASignedTransactionIsWhatWasAsked(t *testing.T) {
@@ -59,6 +65,66 @@ func TestAKeyThatIsNoneIsNotShown(t *testing.T) {
 		}
 		if strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: the error tells the key: %v", name, err)
+		}
+	}
+}
+
+func TestASignedTransactionTellsWhatWasSigned(t *testing.T) {
+	t.Parallel()
+	s, err := NewKeySigner(payerKey, 84532)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []Unsigned{
+		{Call: chain.Call{To: address(t, usdcText), Data: []byte{1, 2, 3}}, WalletNonce: 7, GasLimit: 120_000, Fees: chain.Fees{FeeCap: 2e9, TipCap: 1e6}},
+		{Call: chain.Call{To: s.Address(), Data: []byte{}}, Value: x402.NewUint256(1e18), GasLimit: 21_000, Fees: chain.Fees{FeeCap: math.MaxUint64, TipCap: math.MaxUint64}},
+		{Call: chain.Call{Data: []byte{}}, Value: x402.Uint256{0: 0xff, 31: 1}, WalletNonce: math.MaxUint64 - 1, GasLimit: math.MaxUint64},
+	} {
+		signed, err := s.Sign(t.Context(), want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Rebuild(signed.Raw)
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); err != nil || diff != "" {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+		again, err := s.Sign(t.Context(), got)
+		if err != nil || again.Hash != signed.Hash {
+			t.Errorf("signed again it is another transaction: %v", err)
+		}
+	}
+}
+
+func TestWhatWeDoNotSignIsNotRebuilt(t *testing.T) {
+	t.Parallel()
+	key, err := crypto.HexToECDSA(payerKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, to := big.NewInt(84532), common.HexToAddress(usdcText)
+	huge := new(big.Int).Lsh(big.NewInt(1), 64)
+	for name, inner := range map[string]types.TxData{
+		"a legacy transaction": &types.LegacyTx{To: &to, GasPrice: big.NewInt(1)},
+		"an access list":       &types.DynamicFeeTx{ChainID: id, To: &to, AccessList: types.AccessList{{Address: to}}},
+		"a contract's making":  &types.DynamicFeeTx{ChainID: id},
+		"an absurd fee":        &types.DynamicFeeTx{ChainID: id, To: &to, GasFeeCap: huge},
+		"an absurd tip":        &types.DynamicFeeTx{ChainID: id, To: &to, GasTipCap: huge},
+	} {
+		tx, err := types.SignNewTx(key, types.LatestSignerForChainID(id), inner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := tx.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Rebuild(raw); !errors.Is(err, ErrNotOurs) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	for _, raw := range [][]byte{nil, {2}, {2, 0xc0}, []byte("no transaction")} {
+		if got, err := Rebuild(raw); !errors.Is(err, ErrNotOurs) {
+			t.Errorf("%x: %+v, %v", raw, got, err)
 		}
 	}
 }
