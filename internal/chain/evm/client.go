@@ -171,16 +171,8 @@ func (c *Client) Call(ctx context.Context, m Message) ([]byte, error) {
 // CallLatest runs eth_call on the latest state and returns a height that this
 // state is at or above, in one round trip.
 func (c *Client) CallLatest(ctx context.Context, m Message) (data []byte, atLeast uint64, _ error) {
-	var out hexBytes
-	var height hexutil.Uint64
-	number, call := &query{method: "eth_blockNumber", result: &height}, callQuery(m, &out)
-	if err := c.ask(ctx, number, call); err != nil {
-		return nil, 0, err
-	}
-	if number.err != nil {
-		return nil, 0, number.err
-	}
-	return out, uint64(height), call.err
+	r := c.callTogether(ctx, []Message{m})[0]
+	return r.Value.data, r.Value.atLeast, r.Err
 }
 
 // Result is one outcome of CallMany.

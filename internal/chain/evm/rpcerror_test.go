@@ -161,6 +161,10 @@ func everyQuestion(c *Client) []question {
 			_, _, err := c.CallLatest(ctx, Message{})
 			return err
 		}},
+		{"Simulator", func(ctx context.Context) error {
+			_, _, err := NewSimulator(c).CallLatest(ctx, Message{})
+			return err
+		}},
 		{"CallMany", func(ctx context.Context) error {
 			results, err := c.CallMany(ctx, Message{}, Message{})
 			for _, r := range results {

@@ -138,17 +138,17 @@ func TestTheBestOfSeveralNodesCounts(t *testing.T) {
 		SendAccepted, SendAlreadyKnown, SendNonceTooLow, SendUnderpriced, SendFeeTooLow, SendNoFunds,
 		SendNonceGap, SendWouldRevert, SendInvalid, SendUnknown, SendUnavailable,
 	}
+	nodes := make([]*Client, len(texts))
+	for i, text := range texts {
+		says := map[string]string{"0x01": text}
+		if text == accepted {
+			says = nil
+		}
+		nodes[i], _ = counted(t, sendNode(says))
+	}
 	for i, one := range texts {
 		for j, other := range texts {
-			says := func(text string) map[string]string {
-				if text == "" {
-					return nil
-				}
-				return map[string]string{"0x01": text}
-			}
-			a, _ := counted(t, sendNode(says(one)))
-			b, _ := counted(t, sendNode(says(other)))
-			senders := NewSenders(a, b)
+			senders := NewSenders(nodes[i], nodes[j])
 			got := senders.SendMany(t.Context(), [][]byte{{1}})[0]
 			senders.Close()
 			best := min(i, j)

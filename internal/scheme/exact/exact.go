@@ -33,15 +33,16 @@ type Config struct {
 // Scheme is safe for concurrent use.
 type Scheme struct {
 	Config
-	client *evm.Client
-	tokens *evm.Tokens
+	client    *evm.Client
+	simulator *evm.Simulator
+	tokens    *evm.Tokens
 }
 
 var _ scheme.Scheme = (*Scheme)(nil)
 
 // New judges by way of client.
 func New(cfg Config, client *evm.Client, tokens *evm.Tokens) *Scheme {
-	return &Scheme{Config: cfg, client: client, tokens: tokens}
+	return &Scheme{Config: cfg, client: client, simulator: evm.NewSimulator(client), tokens: tokens}
 }
 
 // Name is "exact".

@@ -184,11 +184,11 @@ func (p *exactPayment) checkAuthorization(now time.Time) error {
 	return nil
 }
 
-// Simulate runs the very call that would be sent (check 11), and asks why if it
-// fails.
+// Simulate runs the very call that would be sent (check 11), in one round trip
+// with those of other payments, and asks why if it fails.
 func (p *exactPayment) Simulate(ctx context.Context) (atLeast uint64, _ error) {
 	call := p.call()
-	_, atLeast, err := p.scheme.client.CallLatest(ctx, evm.Message{From: p.scheme.Sender, To: call.To, Data: call.Data, Gas: p.scheme.MaxGas})
+	_, atLeast, err := p.scheme.simulator.CallLatest(ctx, evm.Message{From: p.scheme.Sender, To: call.To, Data: call.Data, Gas: p.scheme.MaxGas})
 	revert, judged := evm.IsRevert(err)
 	if !judged {
 		return atLeast, err
