@@ -19,7 +19,7 @@ import (
 // told makes a settler that tells one answer.
 func told(a payment.Answer, err error) func(*bench) {
 	return func(b *bench) {
-		b.settler.settle = func(context.Context, *x402.Request, string) (payment.Answer, error) { return a, err }
+		b.settler.settle = func(context.Context, *x402.Request, payment.Wishes) (payment.Answer, error) { return a, err }
 	}
 }
 
@@ -142,6 +142,16 @@ func TestAnswersByteForByte(t *testing.T) {
 			map[string]string{id: "the-id"},
 		},
 		{
+			"settle: pending in version 1", "/settle", v1, told(payment.Answer{Payer: payer, Payment: sent, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
+			`{"success":false,"errorReason":"settlement_pending","errorMessage":"ask again","payer":"` + payer + `","transaction":"` + txText + `","network":"base-sepolia"}`,
+			map[string]string{id: "the-id"},
+		},
+		{
+			"settle: too many are queued", "/settle", v2, told(payment.Answer{Payer: payer}, fmt.Errorf("%w on eip155:84532: too many payments are queued", chain.ErrNotReady)), 503,
+			`{"error":"not ready to settle on eip155:84532: too many payments are queued"}`,
+			map[string]string{retry: "2", id: ""},
+		},
+		{
 			"settle: duplicate", "/settle", v1, told(payment.Answer{Payer: payer, Payment: sent, Reason: x402.ReasonDuplicateSettlement, Message: "told before"}, nil), 200,
 			`{"success":false,"errorReason":"duplicate_settlement","errorMessage":"told before","payer":"` + payer + `","transaction":"` + txText + `","network":"base-sepolia"}`,
 			map[string]string{id: "the-id"},
@@ -205,7 +215,7 @@ func TestAnswersByteForByte(t *testing.T) {
 
 func TestTheOtherRoutesAnswerByteForByte(t *testing.T) {
 	t.Parallel()
-	const supported = `{"kinds":[{"x402Version":2,"scheme":"exact","network":"eip155:84532"},{"x402Version":1,"scheme":"exact","network":"base-sepolia"}],` +
+	const supported = `{"kinds":[{"x402Version":2,"scheme":"exact","network":"eip155:84532","extra":{"confirmation":{"default":"mined"}}},{"x402Version":1,"scheme":"exact","network":"base-sepolia"}],` +
 		`"extensions":[],"signers":{"eip155:*":["0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"]}}`
 	for _, c := range []struct {
 		name, method, path string
@@ -268,6 +278,14 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 	failed.Evidence, failed.BlockNumber = &payment.Evidence{Kind: payment.EvidenceUnsendable, Detail: "why"}, 0
 	const unpaid = `{"id":"the-id","outcome":"failed","state":"failed",` + terms + `"transaction":"","reason":"invalid_exact_evm_nonce_already_used","message":"used",` +
 		`"evidence":{"kind":"would_fail","detail":"why"},"createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:01Z"}`
+	// Negative proof: by this final block it was unused, and its time was over.
+	expired := failed
+	expired.Reason, expired.Message, expired.TxHash = x402.ReasonExactValidBefore, "the authorization expired unused", txHash
+	expired.Evidence = &payment.Evidence{Kind: payment.EvidenceExpired, BlockNumber: 9, BlockHash: &chain.Hash{1}, BlockTime: 2000000001}
+	const unused = `{"id":"the-id","outcome":"failed","state":"failed",` + terms + `"transaction":"` + txText + `",` +
+		`"reason":"invalid_exact_evm_payload_authorization_valid_before","message":"the authorization expired unused",` +
+		`"evidence":{"kind":"expired_unused","blockNumber":9,"blockHash":"` + block + `","blockTime":2000000001},` +
+		`"createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:01Z"}`
 	pending := payment.Payment{ID: "the-id", State: payment.StateBroadcast, Terms: p.Terms, TxHash: txHash, CreatedAt: at, UpdatedAt: at}
 	const open = `{"id":"the-id","outcome":"pending","state":"broadcast",` + terms + `"transaction":"` + txText + `","createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:00Z"}`
 	const list, key = `/settlements?transaction=` + txText, `payer=0x0000000000000000000000000000000000000001&nonce=` + block
@@ -281,6 +299,8 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 	}{
 		{"paid", "/settlements/the-id", []payment.Payment{p}, nil, 200, paid, "id the-id"},
 		{"failed", "/settlements/the-id", []payment.Payment{failed}, nil, 200, unpaid, "id the-id"},
+		{"expired unused", "/settlements/the-id", []payment.Payment{expired}, nil, 200, unused, "id the-id"},
+		{"expired unused, by authorization", "/settlements?" + key, []payment.Payment{expired}, nil, 200, `{"settlements":[` + unused + `]}`, "nonce eip155:84532 0x0000000000000000000000000000000000000001 " + block},
 		{"pending", "/settlements/the-id", []payment.Payment{pending}, nil, 200, open, "id the-id"},
 		{"no such id", "/settlements/other", nil, nil, 404, `{"error":"no such settlement"}`, "id other"},
 		{"the record is silent", "/settlements/the-id", nil, payment.ErrUnavailable, 503, `{"error":"the record can't be reached, try again"}`, "id the-id"},

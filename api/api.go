@@ -26,7 +26,7 @@ type Verifier interface {
 
 // Settler answers /settle; it is settle.Settler.
 type Settler interface {
-	Settle(ctx context.Context, req *x402.Request, idempotencyKey string) (payment.Answer, error)
+	Settle(ctx context.Context, req *x402.Request, wishes payment.Wishes) (payment.Answer, error)
 	Undelivered(ctx context.Context, a payment.Answer) error
 }
 

@@ -36,9 +36,9 @@ func TestRequestsOfOfficialClientsAreRead(t *testing.T) {
 				var got *x402.Request
 				b.deps.Verifier = verifier(func(_ context.Context, req *x402.Request) (string, error) { got = req; return payer, nil })
 				settle := b.settler.settle
-				b.settler.settle = func(ctx context.Context, req *x402.Request, key string) (payment.Answer, error) {
+				b.settler.settle = func(ctx context.Context, req *x402.Request, wishes payment.Wishes) (payment.Answer, error) {
 					got = req
-					return settle(ctx, req, key)
+					return settle(ctx, req, wishes)
 				}
 				if r := call(t, b.handler(), http.MethodPost, path, fixture(t, name)); r.status != http.StatusOK {
 					t.Fatalf("%d %s", r.status, r.text)

@@ -33,12 +33,12 @@ func (v verifier) Verify(ctx context.Context, req *x402.Request) (string, error)
 
 // settler answers /settle and counts what it is told was not delivered.
 type settler struct {
-	settle      func(ctx context.Context, req *x402.Request, key string) (payment.Answer, error)
+	settle      func(ctx context.Context, req *x402.Request, wishes payment.Wishes) (payment.Answer, error)
 	undelivered []payment.Answer
 }
 
-func (s *settler) Settle(ctx context.Context, req *x402.Request, key string) (payment.Answer, error) {
-	return s.settle(ctx, req, key)
+func (s *settler) Settle(ctx context.Context, req *x402.Request, wishes payment.Wishes) (payment.Answer, error) {
+	return s.settle(ctx, req, wishes)
 }
 
 func (s *settler) Undelivered(_ context.Context, a payment.Answer) error {
@@ -92,14 +92,14 @@ const (
 // newBench accepts and settles everything.
 func newBench() *bench {
 	b := &bench{log: new(bytes.Buffer), payments: &payments{}, settler: &settler{
-		settle: func(context.Context, *x402.Request, string) (payment.Answer, error) { return settled(), nil },
+		settle: func(context.Context, *x402.Request, payment.Wishes) (payment.Answer, error) { return settled(), nil },
 	}}
 	b.deps = api.Deps{
 		Verifier: verifier(func(context.Context, *x402.Request) (string, error) { return payer, nil }),
 		Settler:  b.settler, Payments: b.payments,
 		Supported: v2.SupportedResponse{
 			Kinds: []v2.Kind{
-				{X402Version: 2, Scheme: "exact", Network: "eip155:84532"},
+				{X402Version: 2, Scheme: "exact", Network: "eip155:84532", Extra: map[string]any{"confirmation": map[string]any{"default": "mined"}}},
 				{X402Version: 1, Scheme: "exact", Network: "base-sepolia"},
 			},
 			Extensions: []string{}, Signers: map[string][]string{"eip155:*": {"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"}},

@@ -137,7 +137,7 @@ func TestASettlementMayTakeLongerThanItsBody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		b.settler.settle = func(ctx context.Context, _ *x402.Request, _ string) (payment.Answer, error) {
+		b.settler.settle = func(ctx context.Context, _ *x402.Request, _ payment.Wishes) (payment.Answer, error) {
 			select {
 			case <-time.After(3 * readTimeout):
 				return settled(), nil
@@ -186,7 +186,7 @@ func TestASuccessThatReachesNobodyIsGivenBack(t *testing.T) {
 				dial, stop := serve(t, b.handler())
 				defer stop()
 				conn := dial()
-				b.settler.settle = func(context.Context, *x402.Request, string) (payment.Answer, error) {
+				b.settler.settle = func(context.Context, *x402.Request, payment.Wishes) (payment.Answer, error) {
 					if !c.stays {
 						_ = conn.Close()
 					}
@@ -217,7 +217,7 @@ func TestAClientThatHungUpIsNoFault(t *testing.T) {
 		dial, stop := serve(t, b.handler())
 		defer stop()
 		conn := dial()
-		b.settler.settle = func(ctx context.Context, _ *x402.Request, _ string) (payment.Answer, error) {
+		b.settler.settle = func(ctx context.Context, _ *x402.Request, _ payment.Wishes) (payment.Answer, error) {
 			_ = conn.Close()
 			<-ctx.Done()
 			return payment.Answer{}, ctx.Err()
@@ -239,7 +239,7 @@ func TestAPanicIsAnsweredWithoutDetail(t *testing.T) {
 			b.deps.Verifier = verifier(func(context.Context, *x402.Request) (string, error) { panic(secret) })
 		},
 		"/settle": func(b *bench) {
-			b.settler.settle = func(context.Context, *x402.Request, string) (payment.Answer, error) { panic(secret) }
+			b.settler.settle = func(context.Context, *x402.Request, payment.Wishes) (payment.Answer, error) { panic(secret) }
 		},
 	} {
 		t.Run(path, func(t *testing.T) {
@@ -319,9 +319,9 @@ func TestIdempotencyKeysAreBounded(t *testing.T) {
 			t.Parallel()
 			b := newBench()
 			asked := false
-			b.settler.settle = func(_ context.Context, _ *x402.Request, key string) (payment.Answer, error) {
-				if asked = true; key != c.key {
-					t.Errorf("key %q", key)
+			b.settler.settle = func(_ context.Context, _ *x402.Request, wishes payment.Wishes) (payment.Answer, error) {
+				if asked = true; wishes.IdempotencyKey != c.key || !wishes.Level.IsDefault() {
+					t.Errorf("wishes %+v", wishes)
 				}
 				return settled(), nil
 			}
@@ -332,6 +332,43 @@ func TestIdempotencyKeysAreBounded(t *testing.T) {
 				t.Errorf("asked: %t, %d %s", asked, r.status, body)
 			}
 		})
+	}
+}
+
+func TestCallersChooseHowSettledIsSettled(t *testing.T) {
+	t.Parallel()
+	const form = "must be submitted, mined, safe, finalized or a number of blocks from 1 to 10000"
+	for text, problem := range map[string]string{
+		"": "", "submitted": "", "mined": "", "2": "", "10000": "", "safe": "", "finalized": "",
+		"preconfirmed": "this network has no preconfirmations; " + form,
+		"soon":         form, "Mined": form, "0": form, "-1": form, "10001": form, "1.5": form, "mined,safe": form, "\"mined\"": form,
+	} {
+		for version, network := range map[string]string{"v1.json": "base-sepolia", "v2.json": "eip155:84532"} {
+			t.Run(text+" in "+version, func(t *testing.T) {
+				t.Parallel()
+				b := newBench()
+				asked := false
+				b.settler.settle = func(_ context.Context, _ *x402.Request, wishes payment.Wishes) (payment.Answer, error) {
+					want, err := payment.ParseLevel(text)
+					if asked = true; err != nil || wishes.Level != want || wishes.IdempotencyKey != "order-1" {
+						t.Errorf("wishes %+v", wishes)
+					}
+					return settled(), nil
+				}
+				r := call(t, b.handler(), http.MethodPost, "/settle", fixture(t, version), "Settlement-Wait", text, "Idempotency-Key", "order-1")
+				if problem == "" {
+					if r.status != http.StatusOK || !asked {
+						t.Errorf("%d %s", r.status, r.text)
+					}
+					return
+				}
+				want := `{"success":false,"errorReason":"invalid_payload","errorMessage":"Settlement-Wait: ` + problem + `",` +
+					`"transaction":"","network":"` + network + `","error":"Settlement-Wait: ` + problem + `"}`
+				if r.status != http.StatusBadRequest || r.text != want || asked {
+					t.Errorf("asked: %t, %d %s", asked, r.status, r.text)
+				}
+			})
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	v1 "facilitator/api/v1"
 	v2 "facilitator/api/v2"
+	"facilitator/internal/payment"
 	"facilitator/internal/x402"
 )
 
@@ -127,20 +128,33 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request) answer {
 // maxIdempotencyKey bounds the header's length.
 const maxIdempotencyKey = 255
 
+// wishesOf reads the headers of /settle.
+func wishesOf(h http.Header) (payment.Wishes, error) {
+	key := h.Get("Idempotency-Key")
+	if len(key) > maxIdempotencyKey || !printableASCII(key) {
+		return payment.Wishes{}, &x402.FieldError{Path: "Idempotency-Key", Problem: "must be at most 255 printable ASCII characters", Syntax: true}
+	}
+	level, err := payment.ParseLevel(h.Get("Settlement-Wait"))
+	if err != nil {
+		return payment.Wishes{}, &x402.FieldError{Path: "Settlement-Wait", Problem: err.Error(), Syntax: true}
+	}
+	return payment.Wishes{IdempotencyKey: key, Level: level}, nil
+}
+
 func (s *server) settle(w http.ResponseWriter, r *http.Request) answer {
 	body, failed := s.readBody(w, r)
 	if failed != nil {
 		return *failed
 	}
 	c, err := s.decode(body)
-	key := r.Header.Get("Idempotency-Key")
-	if err == nil && (len(key) > maxIdempotencyKey || !printableASCII(key)) {
-		err = &x402.FieldError{Path: "Idempotency-Key", Problem: "must be at most 255 printable ASCII characters", Syntax: true}
+	var wishes payment.Wishes
+	if err == nil {
+		wishes, err = wishesOf(r.Header)
 	}
 	if err != nil {
 		return settleRefused(r, c.network, "", err)
 	}
-	result, err := s.Settler.Settle(r.Context(), c.req, key)
+	result, err := s.Settler.Settle(r.Context(), c.req, wishes)
 	attrs := []slog.Attr{slog.String("network", c.network), slog.String("payer", result.Payer)}
 	header := map[string]string{}
 	if id := string(result.Payment.ID); id != "" {

@@ -64,7 +64,7 @@ type App struct {
 }
 
 // boardInterval is how often callers of one replica learn what another settled.
-const boardInterval = 250 * time.Millisecond
+const boardInterval = 100 * time.Millisecond
 
 // New checks everything that can be checked and listens. What can't heal by
 // itself is an error; a node that can't be reached leaves the service not ready.
@@ -87,6 +87,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	registry.MustRegister(storeCounters(a.store, a.ledger)...)
 	a.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	a.board = settle.NewBoard(a.store, boardInterval, a.log)
 
@@ -100,7 +101,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	})
 	deps := api.Deps{
 		Verifier: verifier, Settler: settler, Payments: a.store,
-		Supported: a.chains.supported(), Names: a.chains.names(), Ready: a.readiness,
+		Supported: a.chains.supported(a.cfg.Settle.Wait), Names: a.chains.names(), Ready: a.readiness,
 		PathPrefix: a.cfg.HTTP.PathPrefix, MaxBodyBytes: a.cfg.HTTP.MaxBodyBytes, ReadTimeout: a.cfg.HTTP.ReadTimeout,
 		Now: o.Now, Log: a.log, Registerer: registry,
 	}

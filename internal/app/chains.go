@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "facilitator/api/v1"
 	v2 "facilitator/api/v2"
@@ -37,8 +38,8 @@ type chains map[x402.Network]*wiredChain
 
 func (c chains) Wake(n x402.Network)        { c[n].relayer.Wake() }
 func (c chains) Ready(n x402.Network) error { return c[n].relayer.Ready() }
-func (c chains) Confirmed(p *payment.Payment) bool {
-	return c[p.Terms.Key.Network].relayer.Confirmed(p)
+func (c chains) SettledUpTo(n x402.Network, l payment.Level) uint64 {
+	return c[n].relayer.SettledUpTo(l)
 }
 
 func (c chains) networks() map[x402.Network]verify.Network {
@@ -61,15 +62,16 @@ func (c chains) names() v1.Names {
 
 // supported is the answer to GET /supported: concrete networks only, since
 // resource servers compare strings.
-func (c chains) supported() v2.SupportedResponse {
+func (c chains) supported(wait time.Duration) v2.SupportedResponse {
 	answer := v2.SupportedResponse{Extensions: []string{}, Signers: map[string][]string{}}
 	signers := []string{}
 	for _, n := range slices.Sorted(maps.Keys(c)) {
 		w := c[n]
+		extra := confirmation(w.relayer.DefaultLevel(), wait)
 		for _, name := range slices.Sorted(maps.Keys(w.verify.Schemes)) {
-			answer.Kinds = append(answer.Kinds, v2.Kind{X402Version: x402.V2, Scheme: string(name), Network: string(n)})
+			answer.Kinds = append(answer.Kinds, v2.Kind{X402Version: x402.V2, Scheme: string(name), Network: string(n), Extra: extra})
 			if w.v1Name != "" {
-				answer.Kinds = append(answer.Kinds, v2.Kind{X402Version: x402.V1, Scheme: string(name), Network: w.v1Name})
+				answer.Kinds = append(answer.Kinds, v2.Kind{X402Version: x402.V1, Scheme: string(name), Network: w.v1Name, Extra: extra})
 			}
 		}
 		for _, lane := range w.lanes {

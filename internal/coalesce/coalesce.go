@@ -106,3 +106,10 @@ func (g *Group[In, Out]) take() []*call[In, Out] {
 	}
 	return calls
 }
+
+// Waiting counts the callers that no run has taken yet.
+func (g *Group[In, Out]) Waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting)
+}

@@ -4,13 +4,7 @@ import "runtime"
 
 // AwaitWaiting returns once n calls wait for a run.
 func (g *Group[In, Out]) AwaitWaiting(n int) {
-	for {
-		g.mu.Lock()
-		have := len(g.waiting)
-		g.mu.Unlock()
-		if have >= n {
-			return
-		}
+	for g.Waiting() < n {
 		runtime.Gosched()
 	}
 }

@@ -2,6 +2,15 @@ package payment
 
 import "facilitator/internal/x402"
 
+// Wishes are what one /settle call asks for beside the payment.
+type Wishes struct {
+	// IdempotencyKey is the caller's own; a success that was told with it is told
+	// to it again. Empty without.
+	IdempotencyKey string
+	// Level that the payment must have reached before success is told.
+	Level Level
+}
+
 // Answer is what one /settle call is told, unless it ends in an error.
 type Answer struct {
 	Payment Payment

@@ -25,8 +25,13 @@ const (
 // MaxBlocks bounds a level that counts blocks.
 const MaxBlocks = 10_000
 
-// ErrLevel says that a text is no level.
-var ErrLevel = errors.New("must be submitted, mined, safe, finalized or a number of blocks from 1 to 10000")
+// Errors of levels.
+var (
+	// ErrLevel says that a text is no level.
+	ErrLevel = errors.New("must be submitted, mined, safe, finalized or a number of blocks from 1 to 10000")
+	// ErrNoPreconfirmations says that a level is known, and not to be had.
+	ErrNoPreconfirmations = errors.New("this network has no preconfirmations; must be submitted, mined, safe, finalized or a number of blocks from 1 to 10000")
+)
 
 // ParseLevel reads submitted, mined, safe, finalized or a number of blocks. An
 // empty text is the network's default.
@@ -42,6 +47,8 @@ func ParseLevel(s string) (Level, error) {
 		return Level{kind: levelSafe}, nil
 	case "finalized":
 		return Level{kind: levelFinalized}, nil
+	case "preconfirmed":
+		return Level{}, ErrNoPreconfirmations
 	}
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil || n < 1 || n > MaxBlocks || s[0] == '+' || s[0] == '0' {

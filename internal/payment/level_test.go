@@ -1,6 +1,7 @@
 package payment_test
 
 import (
+	"errors"
 	"testing"
 
 	"facilitator/internal/payment"
@@ -17,8 +18,11 @@ func TestParseLevel(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"0", "-1", "+2", "012", "10001", "Mined", "final", " mined", "1.5"} {
-		if l, err := payment.ParseLevel(text); err == nil {
-			t.Errorf("ParseLevel(%q) = %q", text, l)
+		if l, err := payment.ParseLevel(text); !errors.Is(err, payment.ErrLevel) {
+			t.Errorf("ParseLevel(%q) = %q, %v", text, l, err)
 		}
+	}
+	if l, err := payment.ParseLevel("preconfirmed"); !errors.Is(err, payment.ErrNoPreconfirmations) {
+		t.Errorf("preconfirmed: %q, %v", l, err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -221,15 +222,29 @@ func (c *Chain) Head() chain.Head {
 	return c.head
 }
 
-// Confirmed says whether a payment's block is deep enough for success, and was
-// canonical when the chain was that long.
-func (c *Chain) Confirmed(p *payment.Payment) bool {
-	if p.State == payment.StateFinal || c.Config.Confirmations <= 1 {
-		return true
+// DefaultLevel is how settled a payment must be where its caller does not say.
+func (c *Chain) DefaultLevel() payment.Level { return payment.Blocks(max(1, c.Config.Confirmations)) }
+
+// SettledUpTo is the highest block in which an included payment is settled at a
+// level; 0 where only a final one is. Blocks are counted up to a head below which
+// the including block was canonical when it was last looked at.
+func (c *Chain) SettledUpTo(l payment.Level) uint64 {
+	if l.IsDefault() {
+		l = c.DefaultLevel()
+	}
+	depth := l.Depth()
+	switch depth {
+	case 0: // safe is not asked of the node: what is final is safe
+		return 0
+	case 1:
+		return math.MaxInt64
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.checked+1 >= p.BlockNumber+c.Config.Confirmations
+	if c.checked+1 < depth {
+		return 0
+	}
+	return c.checked + 1 - depth
 }
 
 // Wake tells that a payment was queued.

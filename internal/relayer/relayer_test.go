@@ -3,6 +3,7 @@ package relayer
 import (
 	"errors"
 	"log/slog"
+	"math"
 	"testing"
 	"time"
 
@@ -68,19 +69,41 @@ func TestALowerHeadIsBelievedOnlyIfItLasts(t *testing.T) {
 func TestSuccessAtADepthNeedsALookAtThatLength(t *testing.T) {
 	t.Parallel()
 	c, _ := newChain(t, Config{Confirmations: 3})
-	p := &payment.Payment{State: payment.StateIncluded, BlockNumber: 10}
-	c.see(chain.Head{Number: 50})
-	if c.Confirmed(p) {
-		t.Error("confirmed by a head under which nobody looked for its block")
+	c.see(chain.Head{Number: 50}) // under which nobody looked for a block
+	for _, row := range []struct {
+		checked uint64
+		level   payment.Level
+		want    uint64
+	}{
+		{0, payment.Level{}, 0},
+		{1, payment.Level{}, 0},
+		{2, payment.Level{}, 0},
+		{12, payment.Level{}, 10},
+		{12, payment.Blocks(5), 8},
+		{12, payment.Blocks(13), 0},
+		{12, payment.Blocks(9999), 0},
+		{12, payment.Blocks(1), math.MaxInt64},
+		{12, level(t, "safe"), 0},
+		{12, level(t, "finalized"), 0},
+		{12, level(t, "submitted"), 0},
+	} {
+		c.checked = row.checked
+		if got := c.SettledUpTo(row.level); got != row.want {
+			t.Errorf("looked under %d: %q is settled up to %d, want %d", row.checked, row.level, got, row.want)
+		}
 	}
-	c.checked = 11
-	if c.Confirmed(p) {
-		t.Error("confirmed with two blocks of three")
+	if got := c.DefaultLevel().String(); got != "3" {
+		t.Errorf("default level %s", got)
 	}
-	c.checked = 12
-	if !c.Confirmed(p) {
-		t.Error("not confirmed with three blocks")
+}
+
+func level(t *testing.T, text string) payment.Level {
+	t.Helper()
+	l, err := payment.ParseLevel(text)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return l
 }
 
 func TestReadyTellsWhyNot(t *testing.T) {

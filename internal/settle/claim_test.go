@@ -22,12 +22,12 @@ func TestARequestThatIsNoRepeatIsRefusedInEveryState(t *testing.T) {
 	} {
 		for state, move := range map[string]func(*payment.Payment){
 			"queued": func(*payment.Payment) {}, "signed": signed, "included": included, "failed": failed,
-			"final": func(p *payment.Payment) { included(p); p.State = payment.StateFinal },
+			"final": final,
 		} {
 			t.Run(what+" while it is "+state, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					b := newBench()
+					b := newBench(t)
 					b.record.p = &payment.Payment{ID: "the-id", Terms: sale(), State: payment.StateQueued}
 					b.record.set(move)
 					before := *b.record.p
@@ -49,7 +49,7 @@ func TestARequestThatIsNoRepeatIsRefusedInEveryState(t *testing.T) {
 func TestAFailureIsToldToEveryCallerAsOftenAsAsked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench()
+		b := newBench(t)
 		call := b.later(t.Context(), "")
 		synctest.Wait()
 		b.move(failed)
@@ -82,7 +82,7 @@ func TestWhatIsNotJudgedGoodIsNotClaimed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench()
+				b := newBench(t)
 				c.set(b)
 				start := time.Now()
 				if a := b.now(t, ""); !errors.Is(a.err, c.want) || a.Success || a.Payment.ID != "" {
@@ -101,7 +101,7 @@ func TestWhatIsNotJudgedGoodIsNotClaimed(t *testing.T) {
 func TestAChainThatRefusesOurOwnSettlementIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench()
+		b := newBench(t)
 		b.verifier.judge = func(context.Context) error {
 			b.record.p = &payment.Payment{ID: "the-id", Terms: sale()}
 			b.record.set(included)
@@ -123,12 +123,12 @@ func TestTheRecordIsGivenOnlyTextItCanHold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench()
+				b := newBench(t)
 				ctx, stop := context.WithCancel(t.Context())
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					_, _ = b.Settle(ctx, &x402.Request{Resource: c.url}, "")
+					_, _ = b.Settle(ctx, &x402.Request{Resource: c.url}, payment.Wishes{})
 				}()
 				synctest.Wait()
 				if got := b.record.p.Resource; got != c.want {

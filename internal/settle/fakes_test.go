@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -65,14 +66,43 @@ func (v *verifier) CheckOnly(context.Context, scheme.Payment) error { return v.c
 
 // relayer settles nothing by itself: tests move payments in the record.
 type relayer struct {
-	ready       error
-	wakes       int
-	unconfirmed bool
+	ready error
+
+	mu    sync.Mutex
+	wakes int
+	// depth is the highest block that is settled at each level; without, plain
+	// inclusion is enough but for finalized.
+	depth map[string]uint64
 }
 
-func (r *relayer) Wake(x402.Network)               { r.wakes++ }
-func (r *relayer) Ready(x402.Network) error        { return r.ready }
-func (r *relayer) Confirmed(*payment.Payment) bool { return !r.unconfirmed }
+func (r *relayer) Wake(x402.Network) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wakes++
+}
+
+func (r *relayer) Ready(x402.Network) error { return r.ready }
+
+func (r *relayer) SettledUpTo(n x402.Network, l payment.Level) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if upTo, set := r.depth[l.String()]; set && n == network {
+		return upTo
+	}
+	if l.IsFinalized() {
+		return 0
+	}
+	return math.MaxInt64
+}
+
+func (r *relayer) settledUpTo(level string, block uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.depth == nil {
+		r.depth = make(map[string]uint64)
+	}
+	r.depth[level] = block
+}
 
 // record holds one payment.
 type record struct {
@@ -80,6 +110,7 @@ type record struct {
 	p          *payment.Payment
 	answeredBy string
 	outage     bool
+	lost       bool // the next commit of an answer is in doubt
 	// before is called without the lock as a method begins; nil does nothing.
 	before func(method string)
 	calls  map[string]int
@@ -142,29 +173,47 @@ func (r *record) ClaimPayment(ctx context.Context, p payment.Payment) (payment.P
 	return p, true, nil
 }
 
-func (r *record) States(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.State, error) {
-	end, err := r.begin(ctx, "States")
+func (r *record) CountQueued(ctx context.Context, _ x402.Network) (int, error) {
+	end, err := r.begin(ctx, "CountQueued")
+	defer end()
+	if err != nil || r.p == nil || r.p.State != payment.StateQueued {
+		return 0, err
+	}
+	return 1, nil
+}
+
+func (r *record) Standings(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.Standing, error) {
+	end, err := r.begin(ctx, "Standings")
 	defer end()
 	if err != nil {
 		return nil, err
 	}
-	states := make(map[payment.ID]payment.State)
+	standings := make(map[payment.ID]payment.Standing)
 	for _, id := range ids {
 		if r.p != nil && r.p.ID == id {
-			states[id] = r.p.State
+			standings[id] = r.p.Standing()
 		}
 	}
-	return states, nil
+	return standings, nil
 }
 
-func (r *record) TakeAnswer(ctx context.Context, _ payment.ID, call string, key chain.Hash) (bool, error) {
-	end, err := r.begin(ctx, "TakeAnswer")
+func (r *record) Collect(ctx context.Context, id payment.ID, call string, key chain.Hash, upTo uint64) (payment.Payment, bool, error) {
+	end, err := r.begin(ctx, "Collect")
 	defer end()
-	if err != nil || !r.p.Settled() || r.answeredBy != "" && r.answeredBy != call {
-		return false, err
+	switch {
+	case err != nil:
+		return payment.Payment{}, false, err
+	case r.p == nil || r.p.ID != id:
+		return payment.Payment{}, false, payment.ErrNotFound
+	case !r.p.Standing().SettledUpTo(upTo) || r.answeredBy != "" && r.answeredBy != call:
+		return *r.p, false, nil
 	}
 	r.answeredBy, r.p.AnsweredAt, r.p.AnsweredKey = call, time.Now(), key
-	return true, nil
+	if r.lost { // committed, but nobody is told
+		r.lost = false
+		return payment.Payment{}, false, payment.ErrUnavailable
+	}
+	return *r.p, true, nil
 }
 
 func (r *record) ReturnAnswer(ctx context.Context, _ payment.ID, call string) error {
@@ -217,8 +266,15 @@ func (r *record) count(method string) int {
 
 var txHash = chain.Hash{0xaa}
 
-func signed(p *payment.Payment)   { p.State, p.Tries, p.TxHash = payment.StateSigned, 1, txHash }
-func included(p *payment.Payment) { p.State, p.Tries, p.TxHash = payment.StateIncluded, 1, txHash }
+const inBlock = 50
+
+func signed(p *payment.Payment) { p.State, p.Tries, p.TxHash = payment.StateSigned, 1, txHash }
+
+func included(p *payment.Payment) {
+	p.State, p.Tries, p.TxHash, p.BlockNumber = payment.StateIncluded, 1, txHash, inBlock
+}
+
+func final(p *payment.Payment) { included(p); p.State = payment.StateFinal }
 
 func failed(p *payment.Payment) {
 	p.State, p.Tries, p.TxHash = payment.StateFailed, 1, txHash
@@ -234,24 +290,35 @@ type bench struct {
 	board    *settle.Board
 }
 
-func newBench() *bench {
-	b := &bench{record: &record{}, verifier: &verifier{terms: sale()}, relayer: &relayer{}}
+// newBench begins a bubble's settler.
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	return benchOf(t, &record{})
+}
+
+func benchOf(t *testing.T, r *record) *bench {
+	t.Helper()
+	b := &bench{record: r, verifier: &verifier{terms: sale()}, relayer: &relayer{}}
 	b.board = settle.NewBoard(b.record, time.Second, slog.New(slog.DiscardHandler))
 	b.Settler = settle.New(settle.Deps{
 		Verifier: b.verifier, Store: b.record, Relayer: b.relayer, Board: b.board, Wait: wait, Crash: func(string) {},
+	})
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- b.board.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 	return b
 }
 
 // replica is another process on the same record.
-func (b *bench) replica() *bench {
-	other := newBench()
-	other.record = b.record
-	other.board = settle.NewBoard(b.record, time.Second, slog.New(slog.DiscardHandler))
-	other.Settler = settle.New(settle.Deps{
-		Verifier: other.verifier, Store: b.record, Relayer: other.relayer, Board: other.board, Wait: wait, Crash: func(string) {},
-	})
-	return other
+func (b *bench) replica(t *testing.T) *bench {
+	t.Helper()
+	return benchOf(t, b.record)
 }
 
 type answer struct {
@@ -259,19 +326,27 @@ type answer struct {
 	err error
 }
 
-// later calls Settle in the background.
-func (b *bench) later(ctx context.Context, key string) <-chan answer {
+// later calls Settle in the background; the level may be left out.
+func (b *bench) later(ctx context.Context, key string, level ...string) <-chan answer {
 	ch := make(chan answer, 1)
+	wishes := payment.Wishes{IdempotencyKey: key}
+	if len(level) > 0 {
+		var err error
+		if wishes.Level, err = payment.ParseLevel(level[0]); err != nil {
+			ch <- answer{err: err}
+			return ch
+		}
+	}
 	go func() {
-		r, err := b.Settle(ctx, &x402.Request{Version: x402.V2, Resource: "https://api.example.com/"}, key)
+		r, err := b.Settle(ctx, &x402.Request{Version: x402.V2, Resource: "https://api.example.com/"}, wishes)
 		ch <- answer{r, err}
 	}()
 	return ch
 }
 
-func (b *bench) now(t *testing.T, key string) answer {
+func (b *bench) now(t *testing.T, key string, level ...string) answer {
 	t.Helper()
-	return <-b.later(t.Context(), key)
+	return <-b.later(t.Context(), key, level...)
 }
 
 // move changes the payment and posts it, as this process's relayer does.

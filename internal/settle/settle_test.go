@@ -28,7 +28,7 @@ func wantReason(t *testing.T, a answer, reason x402.Reason) {
 func TestAPaymentIsClaimedAndItsSuccessIsTold(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench()
+		b := newBench(t)
 		call := b.later(t.Context(), "")
 		synctest.Wait()
 		if b.relayer.wakes != 1 || b.record.p.ClaimedAtBlock != 41 || b.record.p.Version != x402.V2 || b.record.p.Resource != "https://api.example.com/" {
@@ -49,8 +49,8 @@ func TestAPaymentIsClaimedAndItsSuccessIsTold(t *testing.T) {
 func TestSuccessWaitsForItsDepth(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench()
-		b.relayer.unconfirmed = true
+		b := newBench(t)
+		b.relayer.settledUpTo("", inBlock-1)
 		call := b.later(t.Context(), "")
 		synctest.Wait()
 		b.move(included)
@@ -58,7 +58,7 @@ func TestSuccessWaitsForItsDepth(t *testing.T) {
 		if len(call) != 0 || b.record.answered() {
 			t.Fatal("answered before it is deep enough")
 		}
-		b.relayer.unconfirmed = false
+		b.relayer.settledUpTo("", inBlock)
 		b.board.Moved("the-id")
 		wantSuccess(t, <-call, false)
 	})
@@ -69,7 +69,7 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("what is signed is pending, with its hash, and is collected once", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			start := time.Now()
 			call := b.later(t.Context(), "")
 			synctest.Wait()
@@ -87,8 +87,8 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("what is mined but not deep enough is pending", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
-			b.relayer.unconfirmed = true
+			b := newBench(t)
+			b.relayer.settledUpTo("", inBlock-1)
 			call := b.later(t.Context(), "")
 			synctest.Wait()
 			b.move(included)
@@ -102,11 +102,11 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("what somebody else's transaction settled, but not deep enough, is pending", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
-			b.relayer.unconfirmed = true
+			b := newBench(t)
+			b.relayer.settledUpTo("", inBlock-1)
 			call := b.later(t.Context(), "")
 			synctest.Wait()
-			b.move(func(p *payment.Payment) { p.State, p.TxHash = payment.StateIncluded, txHash })
+			b.move(func(p *payment.Payment) { p.State, p.TxHash, p.BlockNumber = payment.StateIncluded, txHash, inBlock })
 			wantReason(t, <-call, x402.ReasonSettlementPending)
 		})
 	})
@@ -114,7 +114,7 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("what nobody signed is taken back and may be tried again", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			a := b.now(t, "")
 			if !errors.Is(a.err, payment.ErrNotSent) || a.Success || a.Payment.ID != "the-id" {
 				t.Errorf("%+v, %v", a.Answer, a.err)
@@ -135,7 +135,7 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("what a lane signs in the last moment is pending", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			b.record.before = func(method string) {
 				if method == "Withdraw" {
 					b.record.set(signed)
@@ -148,7 +148,7 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("what failed in the last moment has failed", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			b.record.before = func(method string) {
 				if method == "Withdraw" {
 					b.record.set(failed)
@@ -161,8 +161,8 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("of two that wait for the same unsigned payment none is told that it is pending", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
-			for _, call := range []<-chan answer{b.later(t.Context(), ""), b.replica().later(t.Context(), "")} {
+			b := newBench(t)
+			for _, call := range []<-chan answer{b.later(t.Context(), ""), b.replica(t).later(t.Context(), "")} {
 				if a := <-call; a.Success || a.Reason == x402.ReasonSettlementPending || a.err == nil && a.Reason == "" {
 					t.Errorf("%+v, %v", a.Answer, a.err)
 				}
@@ -173,7 +173,7 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 	t.Run("a payment queued again after it was signed is pending", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			call := b.later(t.Context(), "")
 			synctest.Wait()
 			b.move(signed)
@@ -191,7 +191,7 @@ func TestWhoHangsUpTakesNoAnswer(t *testing.T) {
 	t.Run("while the payment is under way", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			ctx, hangUp := context.WithCancel(t.Context())
 			call := b.later(ctx, "")
 			synctest.Wait()
@@ -212,7 +212,7 @@ func TestWhoHangsUpTakesNoAnswer(t *testing.T) {
 	t.Run("while the payment waits for a lane", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			ctx, hangUp := context.WithCancel(t.Context())
 			call := b.later(ctx, "")
 			synctest.Wait()
@@ -227,7 +227,7 @@ func TestWhoHangsUpTakesNoAnswer(t *testing.T) {
 	t.Run("while it is judged", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			ctx, hangUp := context.WithCancel(t.Context())
 			b.verifier.judge = func(context.Context) error { hangUp(); return nil }
 			if a := <-b.later(ctx, ""); a.err == nil || a.Success {
@@ -242,10 +242,10 @@ func TestWhoHangsUpTakesNoAnswer(t *testing.T) {
 	t.Run("in the moment it is taken: it is given back", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			ctx, hangUp := context.WithCancel(t.Context())
 			b.record.before = func(method string) {
-				if method == "TakeAnswer" {
+				if method == "Collect" {
 					hangUp()
 				}
 			}
@@ -267,8 +267,8 @@ func TestSuccessIsToldOnce(t *testing.T) {
 	t.Run("to one of many that wait, here and in another process", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
-			other := b.replica()
+			b := newBench(t)
+			other := b.replica(t)
 			var calls []<-chan answer
 			for range 5 {
 				calls = append(calls, b.later(t.Context(), ""), other.later(t.Context(), ""))
@@ -294,7 +294,7 @@ func TestSuccessIsToldOnce(t *testing.T) {
 	t.Run("and replayed to who brings the key it was told with", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			call := b.later(t.Context(), "order-1")
 			synctest.Wait()
 			b.move(included)
@@ -315,7 +315,7 @@ func TestSuccessIsToldOnce(t *testing.T) {
 	t.Run("without a key it is replayed to nobody", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			call := b.later(t.Context(), "")
 			synctest.Wait()
 			b.move(included)
@@ -328,7 +328,7 @@ func TestSuccessIsToldOnce(t *testing.T) {
 	t.Run("again, if it could not be delivered", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			call := b.later(t.Context(), "order-1")
 			synctest.Wait()
 			b.move(included)
@@ -355,7 +355,7 @@ func TestAnOutageOfTheRecordWhileWaiting(t *testing.T) {
 	t.Run("is sat out", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			call := b.later(t.Context(), "")
 			synctest.Wait()
 			b.record.setOutage(true)
@@ -372,13 +372,13 @@ func TestAnOutageOfTheRecordWhileWaiting(t *testing.T) {
 	t.Run("that begins as the answer is taken is sat out", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
-			b.record.before = func(method string) { b.record.setOutage(method == "TakeAnswer" && b.record.count("TakeAnswer") < 5) }
+			b := newBench(t)
+			b.record.before = func(method string) { b.record.setOutage(method == "Collect" && b.record.count("Collect") < 5) }
 			call := b.later(t.Context(), "")
 			synctest.Wait()
 			b.move(included)
 			wantSuccess(t, <-call, false)
-			if n := b.record.count("TakeAnswer"); n < 5 {
+			if n := b.record.count("Collect"); n < 5 {
 				t.Errorf("asked %d times", n)
 			}
 		})
@@ -387,7 +387,7 @@ func TestAnOutageOfTheRecordWhileWaiting(t *testing.T) {
 	t.Run("to the end is told, and the claim stands", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			start := time.Now()
 			call := b.later(t.Context(), "")
 			synctest.Wait()
@@ -406,7 +406,7 @@ func TestAnOutageOfTheRecordWhileWaiting(t *testing.T) {
 	t.Run("of a signed payment is pending in the end", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench()
+			b := newBench(t)
 			call := b.later(t.Context(), "")
 			synctest.Wait()
 			b.move(signed)

@@ -1,7 +1,10 @@
 package store_test
 
 import (
+	"math"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
@@ -17,7 +20,7 @@ func TestOfManyCallsExactlyOneMayTellSuccess(t *testing.T) {
 	id := r.settledBy(t, 1, r.lane(t, 1, 0), 7)
 	var may [32]bool
 	var errs [32]error
-	together(len(may), func(i int) { may[i], errs[i] = replicas[i%2].TakeAnswer(t.Context(), id, newCall(), chain.Hash{}) })
+	together(len(may), func(i int) { _, may[i], errs[i] = replicas[i%2].Collect(t.Context(), id, newCall(), chain.Hash{}, 7) })
 	tellers := 0
 	for i := range may {
 		must(t, errs[i])
@@ -40,8 +43,11 @@ func TestTheCallThatMayTellSuccessKeepsTheRightUntilItGivesItBack(t *testing.T) 
 	first, second, key := newCall(), newCall(), chain.Hash{5}
 	take := func(call string, key chain.Hash) bool {
 		t.Helper()
-		ok, err := r.TakeAnswer(t.Context(), id, call, key)
+		p, ok, err := r.Collect(t.Context(), id, call, key, 7)
 		must(t, err)
+		if diff := cmp.Diff(r.payment(t, id), p); diff != "" {
+			t.Errorf("collected (-record +returned):\n%s", diff)
+		}
 		return ok
 	}
 	for range 2 {
@@ -76,14 +82,39 @@ func TestNobodyMayTellSuccessOfWhatIsNotSettled(t *testing.T) {
 	queued, signed, failed := r.claim(t, 1).ID, r.claim(t, 2).ID, r.claim(t, 3).ID
 	r.sign(t, lane, signed)
 	must(t, r.Withdraw(t.Context(), failed, x402.ReasonUnexpectedSettle, ""))
-	for _, id := range []payment.ID{queued, signed, failed, "0198c0de-0000-7000-8000-000000000000"} {
-		if ok, err := r.TakeAnswer(t.Context(), id, newCall(), chain.Hash{}); ok || err != nil {
-			t.Errorf("%t, %v", ok, err)
+	for _, id := range []payment.ID{queued, signed, failed} {
+		p, ok, err := r.Collect(t.Context(), id, newCall(), chain.Hash{}, math.MaxUint64)
+		if ok || err != nil || !cmp.Equal(p, r.payment(t, id)) {
+			t.Errorf("%t, %v, %+v", ok, err, p)
 		}
 	}
-	final := r.settledBy(t, 4, lane, 7)
+	for _, id := range []payment.ID{"0198c0de-0000-7000-8000-000000000000", "42", ""} {
+		_, ok, err := r.Collect(t.Context(), id, newCall(), chain.Hash{}, math.MaxUint64)
+		if ok {
+			t.Errorf("%q: there is no such payment", id)
+		}
+		wantErr(t, err, payment.ErrNotFound)
+	}
+}
+
+func TestSuccessIsNotToldOfABlockThatIsNotDeepEnough(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	id := r.settledBy(t, 1, r.lane(t, 1, 0), 7)
+	for _, upTo := range []uint64{0, 6} {
+		if p, ok, err := r.Collect(t.Context(), id, newCall(), chain.Hash{}, upTo); ok || err != nil || p.State != payment.StateIncluded {
+			t.Errorf("up to block %d: %t, %v, %s", upTo, ok, err, p.State)
+		}
+	}
+	for _, upTo := range []uint64{7, math.MaxInt64, math.MaxUint64} {
+		call := newCall()
+		if _, ok, err := r.Collect(t.Context(), id, call, chain.Hash{}, upTo); !ok || err != nil {
+			t.Errorf("up to block %d: %t, %v", upTo, ok, err)
+		}
+		must(t, r.ReturnAnswer(t.Context(), id, call))
+	}
 	must(t, r.RecordFinal(t.Context(), network, head(7)))
-	if ok, err := r.TakeAnswer(t.Context(), final, newCall(), chain.Hash{}); !ok || err != nil {
-		t.Errorf("a final payment: %t, %v", ok, err)
+	if p, ok, err := r.Collect(t.Context(), id, newCall(), chain.Hash{}, 0); !ok || err != nil || p.State != payment.StateFinal {
+		t.Errorf("a final payment: %t, %v, %s", ok, err, p.State)
 	}
 }

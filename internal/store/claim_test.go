@@ -247,8 +247,15 @@ func TestLookingUpFindsWhatThereIsAndNothingElse(t *testing.T) {
 	if list, err := r.PaymentsByTransaction(t.Context(), network, chain.Hash{1}); err != nil || len(list) != 0 {
 		t.Errorf("by an unknown hash: %v, %v", list, err)
 	}
-	states, err := r.States(t.Context(), []payment.ID{id, "0198c0de-0000-7000-8000-000000000000"})
-	if diff := cmp.Diff(map[payment.ID]payment.State{id: payment.StateQueued}, states); err != nil || diff != "" {
+	standings, err := r.Standings(t.Context(), []payment.ID{id, "0198c0de-0000-7000-8000-000000000000"})
+	if diff := cmp.Diff(map[payment.ID]payment.Standing{id: {State: payment.StateQueued}}, standings); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	settled := r.settledBy(t, 3, r.lane(t, 1, 0), 7)
+	standings, err = r.Standings(t.Context(), []payment.ID{settled})
+	p := r.payment(t, settled)
+	want := payment.Standing{State: payment.StateIncluded, Tries: 1, TxHash: p.TxHash, BlockNumber: 7}
+	if diff := cmp.Diff(want, standings[settled]); err != nil || diff != "" || p.Standing() != want {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }

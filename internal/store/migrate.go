@@ -26,7 +26,7 @@ func (s *Store) migrator(f func(*goose.Provider) error) error {
 	if err != nil {
 		return fmt.Errorf("migration lock: %w", err)
 	}
-	db := stdlib.OpenDBFromPool(s.pool)
+	db := stdlib.OpenDBFromPool(s.pool.Pool)
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker))
 	if err != nil {
 		return errors.Join(fmt.Errorf("migrations: %w", err), db.Close())

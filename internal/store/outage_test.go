@@ -83,10 +83,13 @@ func everyMethod(s *store.Store) map[string]func(context.Context) error {
 		"PaymentsByNonce": func(ctx context.Context) error {
 			return drop(s.PaymentsByNonce(ctx, network, chain.Address{}, chain.Hash{}))
 		},
-		"QueuedPayments":   func(ctx context.Context) error { return drop(s.QueuedPayments(ctx, network, 1)) },
-		"CountQueued":      func(ctx context.Context) error { return drop(s.CountQueued(ctx, network)) },
-		"States":           func(ctx context.Context) error { return drop(s.States(ctx, []payment.ID{id})) },
-		"TakeAnswer":       func(ctx context.Context) error { return drop(s.TakeAnswer(ctx, id, newCall(), chain.Hash{})) },
+		"QueuedPayments": func(ctx context.Context) error { return drop(s.QueuedPayments(ctx, network, 1)) },
+		"CountQueued":    func(ctx context.Context) error { return drop(s.CountQueued(ctx, network)) },
+		"Standings":      func(ctx context.Context) error { return drop(s.Standings(ctx, []payment.ID{id})) },
+		"Collect": func(ctx context.Context) error {
+			_, _, err := s.Collect(ctx, id, newCall(), chain.Hash{}, 1)
+			return err
+		},
 		"ReturnAnswer":     func(ctx context.Context) error { return s.ReturnAnswer(ctx, id, newCall()) },
 		"EnsureLane":       func(ctx context.Context) error { return drop(s.EnsureLane(ctx, network, chain.Address{}, 0)) },
 		"NextWalletNonce":  func(ctx context.Context) error { return drop(s.NextWalletNonce(ctx, lane)) },

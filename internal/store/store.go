@@ -1,27 +1,60 @@
 // Package store keeps the record in Postgres. It has the only SQL of the
-// service. One method is one transaction; every UPDATE names the state it
-// leaves. Read committed, row locks and unique constraints are all
-// it needs of the database.
+// service. What a method writes is one transaction, which it may share with
+// others that wait; every UPDATE names the state it leaves. Read committed, row
+// locks and unique constraints are all it needs of the database.
 package store
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"facilitator/internal/coalesce"
 	"facilitator/internal/payment"
 )
 
 // Store is safe for concurrent use. Errors of the database wrap
 // payment.ErrUnavailable.
 type Store struct {
-	pool    *pgxpool.Pool
+	pool    pool
 	timeout time.Duration
+	commits atomic.Uint64
+	// lookups and writes of concurrent callers share round trips, and the writes
+	// share commits.
+	lookups, writes *coalesce.Group[query, found]
+}
+
+// pool counts the questions that are asked of it.
+type pool struct {
+	*pgxpool.Pool
+	reads *atomic.Uint64
+}
+
+func (p pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	p.reads.Add(1)
+	return p.Pool.Query(ctx, sql, args...)
+}
+
+func (p pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	p.reads.Add(1)
+	return p.Pool.QueryRow(ctx, sql, args...)
+}
+
+// Stats counts what reached the database.
+type Stats struct {
+	// Commits are the transactions that wrote, Reads the round trips that did not.
+	Commits, Reads uint64
+}
+
+// Stats since the store was opened.
+func (s *Store) Stats() Stats {
+	return Stats{Commits: s.commits.Load(), Reads: s.pool.reads.Load()}
 }
 
 // Options bound what the store takes of the database.
@@ -42,13 +75,15 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "facilitator"
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	connections, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	s := &Store{pool: pool, timeout: o.Timeout}
+	s := &Store{pool: pool{Pool: connections, reads: new(atomic.Uint64)}, timeout: o.Timeout}
+	s.lookups = coalesce.New(groupSize, groupsAtOnce, s.lookUpTogether)
+	s.writes = coalesce.New(groupSize, groupsAtOnce, s.writeTogether)
 	if err := s.Ping(ctx); err != nil {
-		pool.Close()
+		connections.Close()
 		return nil, err
 	}
 	return s, nil
@@ -68,7 +103,22 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) tx(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	return unavailable(pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return f(ctx, tx) }))
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return f(ctx, tx) })
+	if err == nil {
+		s.commits.Add(1)
+	}
+	return unavailable(err)
+}
+
+// exec runs one statement that writes, and returns how many rows it changed.
+func (s *Store) exec(ctx context.Context, sql string, args ...any) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	tag, err := s.pool.Exec(ctx, sql, args...)
+	if tag.RowsAffected() > 0 {
+		s.commits.Add(1)
+	}
+	return tag.RowsAffected(), unavailable(err)
 }
 
 // unavailable marks every failure of the database, but not our own verdicts

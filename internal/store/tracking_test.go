@@ -292,7 +292,7 @@ func TestAReorganisedBlockGivesItsPaymentsBack(t *testing.T) {
 	foreign := r.claim(t, 3)
 	rc := &chain.Receipt{TxHash: chain.Hash{9}, BlockHash: head(7).Hash, BlockNumber: 7, Succeeded: true}
 	must(t, r.RecordOutcome(t.Context(), foreign.Paid(payment.EvidenceOtherTransaction, rc)))
-	told, err := r.TakeAnswer(t.Context(), ours, newCall(), chain.Hash{})
+	_, told, err := r.Collect(t.Context(), ours, newCall(), chain.Hash{}, 7)
 	if err != nil || !told {
 		t.Fatalf("%t, %v", told, err)
 	}
@@ -326,7 +326,7 @@ func TestAReorganisedBlockGivesItsPaymentsBack(t *testing.T) {
 	if p := r.wantState(t, ours, payment.StateIncluded); p.BlockNumber != 8 {
 		t.Errorf("in block %d", p.BlockNumber)
 	}
-	if told, err := r.TakeAnswer(t.Context(), ours, newCall(), chain.Hash{}); err != nil || told {
+	if _, told, err := r.Collect(t.Context(), ours, newCall(), chain.Hash{}, 8); err != nil || told {
 		t.Errorf("success is told a second time: %t, %v", told, err)
 	}
 }

@@ -1,0 +1,69 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"facilitator/internal/payment"
+)
+
+const (
+	// An existing row is not locked: claims that are told of it hold nothing that
+	// a lane might wait for.
+	sqlClaim = `
+INSERT INTO payments AS p (id, network, contract, payer, authorization_nonce, fingerprint, scheme, asset, pay_to,
+	amount, valid_after, valid_before, call_to, call_data, signature_hash, x402_version, resource,
+	claimed_at_block, state)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::numeric, $11::text::numeric, $12::text::numeric, $13, $14, $15, $16, $17, $18, 'queued')
+ON CONFLICT ON CONSTRAINT payments_authorization DO NOTHING
+RETURNING ` + paymentColumns
+	sqlClaimAgain = `
+UPDATE payments AS p
+SET state = 'queued', valid_after = $6::text::numeric, valid_before = $7::text::numeric, call_to = $8, call_data = $9, signature_hash = $10,
+	x402_version = $11, resource = $12,
+	claimed_at_block = $13, reason = NULL, message = NULL, evidence = NULL, updated_at = now()
+WHERE p.network = $1 AND p.contract = $2 AND p.payer = $3 AND p.authorization_nonce = $4
+	AND p.state = 'failed' AND p.tries = 0 AND p.fingerprint = $5
+RETURNING ` + paymentColumns
+)
+
+// ClaimPayment records p as queued and returns it with its id, or returns the
+// payment that already owns the authorization. Of any number of concurrent
+// callers exactly one sees fresh (I1). A payment that failed before anything
+// was signed may be claimed again by the same sale; it keeps its id.
+func (s *Store) ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.Payment, fresh bool, _ error) {
+	if p.ClaimedAtBlock > math.MaxInt64 {
+		return payment.Payment{}, false, fmt.Errorf("%w: it can't hold block %d", payment.ErrUnavailable, p.ClaimedAtBlock)
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return payment.Payment{}, false, fmt.Errorf("payment id: %w", err)
+	}
+	t, k, fp := p.Terms, p.Terms.Key, p.Terms.Fingerprint()
+	order := strings.Join([]string{"claim", string(k.Payer[:]), string(k.Nonce[:]), string(k.Network), string(k.Contract[:])}, "")
+	f, err := s.write(ctx, query{sqlClaim, []any{
+		id.String(), k.Network, k.Contract[:], k.Payer[:], k.Nonce[:], fp[:],
+		t.Scheme, t.Asset[:], t.PayTo[:], t.Amount.String(), t.ValidAfter.String(), t.ValidBefore.String(),
+		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock,
+	}, order})
+	if err != nil || f.ok {
+		return f.payment, f.ok, err
+	}
+	known, err := s.PaymentByKey(ctx, k)
+	if err != nil || known.State != payment.StateFailed || known.Sent() || known.Terms.Fingerprint() != fp {
+		return known, false, err
+	}
+	f, err = s.write(ctx, query{sqlClaimAgain, []any{
+		k.Network, k.Contract[:], k.Payer[:], k.Nonce[:], fp[:], t.ValidAfter.String(), t.ValidBefore.String(),
+		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock,
+	}, order})
+	if err != nil || f.ok {
+		return f.payment, f.ok, err
+	}
+	known, err = s.PaymentByKey(ctx, k) // somebody else was faster
+	return known, false, err
+}

@@ -1,0 +1,144 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"facilitator/internal/coalesce"
+	"facilitator/internal/payment"
+)
+
+const (
+	groupSize    = 64
+	groupsAtOnce = 2
+)
+
+// query is a statement that returns one payment or none.
+type query struct {
+	sql  string
+	args []any
+	// order of the locks it takes among those of others: two groups that take
+	// theirs in the same order never wait for each other.
+	order string
+}
+
+// found is the payment that a query returned, if it did.
+type found struct {
+	payment payment.Payment
+	ok      bool
+}
+
+// lookUp reads one payment together with others, or payment.ErrNotFound.
+func (s *Store) lookUp(ctx context.Context, sql string, args ...any) (payment.Payment, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	f, err := s.lookups.Do(ctx, query{sql: sql, args: args})
+	if err == nil && !f.ok {
+		err = payment.ErrNotFound
+	}
+	return f.payment, unavailable(err)
+}
+
+// write changes one payment together with others, in one transaction. It is
+// committed once there is no error; after one, it may be committed or not.
+func (s *Store) write(ctx context.Context, q query) (found, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	f, err := s.writes.Do(ctx, q)
+	return f, unavailable(err)
+}
+
+func (s *Store) lookUpTogether(ctx context.Context, qs []query) []coalesce.Result[found] {
+	return s.together(ctx, qs, func(int) { s.pool.reads.Add(1) })
+}
+
+func (s *Store) writeTogether(ctx context.Context, qs []query) []coalesce.Result[found] {
+	return s.together(ctx, qs, func(rows int) {
+		if rows > 0 { // nothing is written otherwise
+			s.commits.Add(1)
+		}
+	})
+}
+
+// together runs queries in one transaction and tells count of it. If one query
+// spoils it, each runs by itself, so that no caller suffers for another.
+func (s *Store) together(ctx context.Context, qs []query, count func(rows int)) []coalesce.Result[found] {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	results := make([]coalesce.Result[found], len(qs))
+	order := make([]int, len(qs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(qs[a].order, qs[b].order) })
+	run := func(members []int) error {
+		rows, err := s.send(ctx, qs, members)
+		if err != nil {
+			return err
+		}
+		hits := 0
+		for i, row := range rows {
+			if row == nil {
+				continue
+			}
+			hits++
+			r := &results[members[i]]
+			r.Value.payment, r.Err = row.payment()
+			r.Value.ok = r.Err == nil
+		}
+		count(hits)
+		return nil
+	}
+	err := run(order)
+	if err == nil {
+		return results
+	}
+	alone := len(order) > 1 && faultOfOne(err)
+	for at := range order {
+		if alone {
+			err = run(order[at : at+1])
+			alone = err == nil || faultOfOne(err) // what else fails, fails for the rest as well
+		}
+		if err != nil {
+			results[order[at]] = coalesce.Result[found]{Err: err}
+		}
+	}
+	return results
+}
+
+// send runs the members' queries in one round trip and one transaction: the
+// protocol makes one of all that is sent up to a sync.
+func (s *Store) send(ctx context.Context, qs []query, members []int) ([]*paymentRow, error) {
+	var batch pgx.Batch
+	for _, i := range members {
+		batch.Queue(qs[i].sql, qs[i].args...)
+	}
+	answers := s.pool.SendBatch(ctx, &batch)
+	rows := make([]*paymentRow, len(members))
+	for i := range rows {
+		row := new(paymentRow)
+		err := row.scan(answers.QueryRow())
+		if err == nil {
+			rows[i] = row
+		} else if !errors.Is(err, pgx.ErrNoRows) {
+			return nil, errors.Join(err, answers.Close())
+		}
+	}
+	return rows, answers.Close() // committed, or not
+}
+
+// faultOfOne says whether a transaction failed for what one statement of it
+// asked: bad data, a broken constraint, or a deadlock.
+func faultOfOne(err error) bool {
+	pg := (*pgconn.PgError)(nil)
+	if !errors.As(err, &pg) || len(pg.Code) != 5 {
+		return false
+	}
+	class := pg.Code[:2]
+	return class == "22" || class == "23" || class == "40"
+}
