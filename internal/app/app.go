@@ -97,7 +97,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	verifier := verify.New(a.chains.networks(), a.store, o.Now)
 	settler := settle.New(settle.Deps{
 		Verifier: verifier, Store: a.store, Relayer: a.chains, Board: a.board,
-		Wait: a.cfg.Settle.Wait, Crash: o.Crash,
+		Wait: a.cfg.Settle.Wait, MaxQueued: a.cfg.Settle.MaxQueued, Crash: o.Crash,
 	})
 	deps := api.Deps{
 		Verifier: verifier, Settler: settler, Payments: a.store,

@@ -301,7 +301,7 @@ func benchOf(t *testing.T, r *record) *bench {
 	b := &bench{record: r, verifier: &verifier{terms: sale()}, relayer: &relayer{}}
 	b.board = settle.NewBoard(b.record, time.Second, slog.New(slog.DiscardHandler))
 	b.Settler = settle.New(settle.Deps{
-		Verifier: b.verifier, Store: b.record, Relayer: b.relayer, Board: b.board, Wait: wait, Crash: func(string) {},
+		Verifier: b.verifier, Store: b.record, Relayer: b.relayer, Board: b.board, Wait: wait, MaxQueued: 10, Crash: func(string) {},
 	})
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)

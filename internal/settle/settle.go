@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,6 +32,7 @@ type Store interface {
 	PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error)
 	PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error)
 	ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.Payment, fresh bool, _ error)
+	CountQueued(ctx context.Context, n x402.Network) (int, error)
 	Standings(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.Standing, error)
 	Collect(ctx context.Context, id payment.ID, call string, key chain.Hash, upTo uint64) (_ payment.Payment, first bool, _ error)
 	ReturnAnswer(ctx context.Context, id payment.ID, call string) error
@@ -56,15 +58,30 @@ type Deps struct {
 	Board    *Board
 	// Wait is how long a caller waits before it is told settlement_pending.
 	Wait time.Duration
+	// MaxQueued payments of a network may wait to be signed.
+	MaxQueued int
 	// Crash is called with the name of each step; the crash suite dies in it.
 	Crash func(point string)
 }
 
 // Settler is safe for concurrent use.
-type Settler struct{ Deps }
+type Settler struct {
+	Deps
+	mu     sync.Mutex
+	queues map[x402.Network]*queue
+}
 
 // New checks nothing and starts nothing.
-func New(d Deps) *Settler { return &Settler{Deps: d} }
+func New(d Deps) *Settler { return &Settler{Deps: d, queues: make(map[x402.Network]*queue)} }
+
+func (s *Settler) queue(n x402.Network) *queue {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.queues[n] == nil {
+		s.queues[n] = newQueue(n, s.MaxQueued, s.Store.CountQueued)
+	}
+	return s.queues[n]
+}
 
 // Settle claims the payment of req, or finds it claimed, and waits until it is
 // as settled as the caller wishes, at most Wait. The context bounds waiting, never work: once claimed, a payment
@@ -151,12 +168,20 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 	if err := s.Relayer.Ready(network); err != nil {
 		return payment.Payment{}, false, err
 	}
-	if ctx.Err() != nil {
+	joined, err := s.queue(network).join(ctx)
+	switch {
+	case ctx.Err() != nil:
+		if err == nil {
+			joined(false)
+		}
 		return payment.Payment{}, false, fmt.Errorf("%w: judging took all the time there was", payment.ErrNotSent)
+	case err != nil:
+		return payment.Payment{}, false, err
 	}
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
 		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: atLeast,
 	})
+	joined(fresh || err != nil) // what ended in doubt may be there
 	if err != nil {
 		return payment.Payment{}, false, err
 	}
