@@ -1,6 +1,7 @@
 package test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -33,5 +34,31 @@ func TestTheQueueIsBoundedWhateverArrives(t *testing.T) {
 	rows := queryRows[int64](t, s.databaseURL, "SELECT count(*) FROM payments WHERE state = 'failed'")[0]
 	if rows > bound || rows < bound/2 || refused != calls-int(rows)-pending {
 		t.Errorf("%d were queued, %d sent, %d refused of %d", rows, pending, refused, calls)
+	}
+}
+
+func TestWhatReachesTheDatabaseIsMeasured(t *testing.T) {
+	t.Parallel()
+	c := world.chain
+	s := setup{chain: c}.start(t)
+	wantSuccess(t, s.post(t, "/settle", request(t, c, sale(t, payers(t, c, 1)[0]))))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.metricsURL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"facilitator_store_commits_total", "facilitator_store_reads_total"} {
+		_, after, found := strings.Cut(string(text), "\n"+name+" ")
+		if value, _, _ := strings.Cut(after, "\n"); !found || value == "0" {
+			t.Errorf("%s is %q", name, value)
+		}
 	}
 }
