@@ -126,7 +126,8 @@ func (s *Store) send(ctx context.Context, qs []query, members []int) ([]*payment
 		if err == nil {
 			rows[i] = row
 		} else if !errors.Is(err, pgx.ErrNoRows) {
-			return nil, errors.Join(err, answers.Close())
+			_ = answers.Close() // it says the same
+			return nil, err
 		}
 	}
 	return rows, answers.Close() // committed, or not
