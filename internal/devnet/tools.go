@@ -64,6 +64,9 @@ func module(tools, name string) string {
 	return filepath.Join(tools, "node_modules", filepath.FromSlash(name))
 }
 
+// ToolVersion is the version of one of the pinned tools, by its npm package.
+func ToolVersion(tools, name string) (string, error) { return moduleVersion(tools, name) }
+
 // moduleVersion reads the version of an installed npm package.
 func moduleVersion(tools, name string) (string, error) {
 	raw, err := os.ReadFile(filepath.Join(module(tools, name), "package.json"))
