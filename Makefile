@@ -15,12 +15,12 @@ NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo dev test test/short lint fmt docs fuzz bench tidy clean
+.PHONY: help tools build demo dev test test/short lint fmt docs fuzz bench bench/settle tidy clean
 
 help: ## Show this list
 	@echo 'Needs Go >= 1.26 and Node >= 20 with npm.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z\/]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z\/]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 tools: ## Install what tests and the dev command run: a chain node, Postgres, the official SDKs
 	@$(INSTALL_TOOLS)
@@ -61,8 +61,12 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s)
 		done; \
 	done
 
-bench: ## Run the benchmarks
+bench: ## Run the benchmarks of the Go packages
 	go test -run='^$$' -bench=. -benchmem ./...
+
+bench/settle: tools build ## Measure the whole service (15 min), and write docs/benchmarks.md; flags: BENCH=...
+	go build -o bin/bench-settle ./test/bench
+	@bin/bench-settle -service bin/facilitator -commit '$(VERSION)' -docs docs/benchmarks.md $(BENCH)
 
 tidy: ## Bring go.mod and go.sum up to date
 	go mod tidy
