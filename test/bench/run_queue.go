@@ -14,7 +14,7 @@ const (
 	// filesKept of those that a process may have open are for other things than callers.
 	filesKept = 500
 	// claimsAtOnce is how many calls are under way that are not recorded yet.
-	claimsAtOnce = 256
+	claimsAtOnce = 128
 	// inFlight is how many transactions a lane has open at most, and batch how
 	// many payments one carries, as the service has them by default: what is
 	// sent and not mined is not queued.
@@ -63,8 +63,9 @@ type queue struct {
 	sales      []sale
 	answers    []answer
 	from       uint64
+	hangUp     func()       // has every caller hang up who still waits
 	over       atomic.Int64 // callers who wait no more
-	refused    atomic.Int64 // of them, those that were answered, and not recorded
+	unrecorded atomic.Int64 // of them, those who did not hang up: they were refused, or had no answer
 	callers    sync.WaitGroup
 }
 
@@ -80,6 +81,7 @@ func (q *queue) run(ctx context.Context) error {
 	empty, _ := memoryOf(pid)
 	begun := time.Now()
 	waiting, err := q.fill(ctx)
+	defer q.hangUp()
 	if err != nil {
 		return err
 	}
@@ -125,69 +127,71 @@ func (q *queue) run(ctx context.Context) error {
 }
 
 // fill has callers settle payments until so many are queued. Where there may
-// not be a connection for each, the first callers hang up once their payment is
-// recorded: it stays queued. It returns how many callers wait.
+// not be a connection for each, the first callers hang up once their payments
+// are recorded: those stay queued. It returns how many callers wait.
 func (q *queue) fill(ctx context.Context) (waiting int, _ error) {
 	sales := q.sales[:len(q.sales)-probes]
-	gone := max(0, len(sales)-(q.bench.openFiles-filesKept))
-	hungUp, hangUp := context.WithCancel(ctx)
-	defer hangUp()
+	most := max(q.bench.openFiles-filesKept, 1) // connections
+	gone := max(0, len(sales)-most)
 	f := &fleet{addresses: q.deployment.addresses()}
-	for i := range sales {
-		if i == gone && gone > 0 {
-			// All of the first are recorded by now, or answered.
-			if _, err := q.await(ctx, i, 0); err != nil {
+	round := 0 // where the callers begin who did not hang up
+	during := q.newRound(ctx)
+	made := 0
+	for ; made < len(sales); made++ {
+		if made == gone && made > round || made-round == most {
+			if _, err := q.await(ctx, made, 0); err != nil {
 				return 0, err
 			}
-			hangUp()
+			q.hangUp()
 			q.callers.Wait()
+			during, round = q.newRound(ctx), made //nolint:fatcontext // made from ctx, not from the round before
 		}
-		full, err := q.await(ctx, i, claimsAtOnce)
-		if err != nil {
-			return 0, err
+		if made%claimsAtOnce == 0 { // the record is not asked every time
+			if full, err := q.await(ctx, made, claimsAtOnce); err != nil || full {
+				if err != nil {
+					return 0, err
+				}
+				break
+			}
 		}
-		if full {
-			break
-		}
-		during := ctx
-		if i < gone {
-			during = hungUp
-		}
+		of, till := made, during
 		q.callers.Go(func() {
 			c := &caller{fleet: f}
 			defer c.hangUp()
-			a := c.call(during, sales[i])
+			a := c.call(till, sales[of])
 			a.called = true
-			q.answers[i] = a
+			q.answers[of] = a
 			q.over.Add(1)
-			if a.err == nil {
-				q.refused.Add(1)
+			if till.Err() == nil {
+				q.unrecorded.Add(1)
 			}
 		})
-		waiting++
 	}
-	if _, err := q.await(ctx, waiting, 0); err != nil {
+	if _, err := q.await(ctx, made, 0); err != nil {
 		return 0, err
 	}
-	return waiting - int(q.over.Load()), nil
+	return made - int(q.over.Load()), nil
+}
+
+// newRound is a context for callers who hang up together.
+func (q *queue) newRound(ctx context.Context) context.Context {
+	ctx, q.hangUp = context.WithCancel(ctx)
+	return ctx
 }
 
 // await returns when of so many calls made no more than so many are neither
 // recorded nor answered, and whether the queue is full.
 func (q *queue) await(ctx context.Context, made, atOnce int) (full bool, _ error) {
-	if made%128 != 0 && atOnce > 0 {
-		return false, nil // the record is not asked every time
-	}
 	for deadline := time.Now().Add(queueWait); ; {
 		queued, recorded, err := q.recorded(ctx)
 		if err != nil {
 			return false, err
 		}
-		if made-recorded-int(q.refused.Load()) <= atOnce {
+		if made-recorded-int(q.unrecorded.Load()) <= atOnce {
 			return queued >= q.most, nil
 		}
 		if time.Now().After(deadline) {
-			return false, fmt.Errorf("of %d calls only %d are recorded, %d answered", made, recorded, q.refused.Load())
+			return false, fmt.Errorf("of %d calls only %d are recorded, %d refused", made, recorded, q.unrecorded.Load())
 		}
 		select {
 		case <-ctx.Done():
