@@ -35,7 +35,7 @@ func main() {
 // run is main without the process: 0 is success, 1 failure, 2 wrong usage.
 func run(ctx context.Context, args []string, c console) int {
 	commands := map[string]func(context.Context, []string, console) error{
-		"serve": serve, "migrate": migrate, "dev": dev, "version": printVersion,
+		"serve": serve, "migrate": migrate, "audit": compare, "dev": dev, "version": printVersion,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		usage(c.out)
@@ -67,6 +67,7 @@ func usage(w io.Writer) {
 Commands:
   serve     run the service
   migrate   up, down or status: the database schema
+  audit     compare the record with the chain, and with what callers were told
   dev       run everything on this machine: a chain, a Postgres and the service
   version   print the version
 
