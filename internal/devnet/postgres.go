@@ -33,9 +33,23 @@ type PostgresConfig struct {
 // Postgres is a running, empty database server. It accepts up to 200
 // connections of one superuser, in UTC and with the C locale.
 type Postgres struct {
-	process *process
-	scratch *scratch
-	url     string
+	process  *process
+	scratch  *scratch
+	binaries postgresBinaries
+	cluster  cluster
+	password string
+	url      string
+}
+
+// cluster is a data directory and how it is served.
+type cluster struct {
+	data    string
+	port    int
+	durable bool
+	// settings beside those that every server gets.
+	settings []string
+	// standby says that the server follows another one.
+	standby bool
 }
 
 // StartPostgres makes a new database cluster and serves it. It returns when
@@ -64,7 +78,7 @@ func (p *Postgres) PID() int { return p.process.cmd.Process.Pid }
 func (p *Postgres) Close() error {
 	// Fast shutdown, then immediate shutdown.
 	p.process.stop(syscall.SIGINT, syscall.SIGQUIT)
-	return p.scratch.Close()
+	return p.remove()
 }
 
 func startPostgres(ctx context.Context, cfg PostgresConfig, space *scratch) (*Postgres, error) {
@@ -80,25 +94,32 @@ func startPostgres(ctx context.Context, cfg PostgresConfig, space *scratch) (*Po
 	if err != nil {
 		return nil, err
 	}
+	server := &Postgres{scratch: space, binaries: run, cluster: cluster{data: data, durable: cfg.Durable}, password: password}
+	return server, server.serveAnywhere(ctx)
+}
+
+// serveAnywhere serves the cluster at a free port.
+func (p *Postgres) serveAnywhere(ctx context.Context) error {
 	for range portAttempts {
-		port, err := freePort(ctx)
-		if err != nil {
-			return nil, err
+		var err error
+		if p.cluster.port, err = freePort(ctx); err != nil {
+			return err
 		}
-		server, err := run.serve(ctx, data, port, cfg.Durable)
+		p.process, err = p.binaries.serve(ctx, p.cluster)
 		if err != nil && strings.Contains(err.Error(), "could not bind") {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		location := url.URL{
-			Scheme: "postgres", User: url.UserPassword("postgres", password),
-			Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Path: "/postgres", RawQuery: "sslmode=disable",
+			Scheme: "postgres", User: url.UserPassword("postgres", p.password),
+			Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(p.cluster.port)), Path: "/postgres", RawQuery: "sslmode=disable",
 		}
-		return &Postgres{process: server, scratch: space, url: location.String()}, nil
+		p.url = location.String()
+		return nil
 	}
-	return nil, fmt.Errorf("others took %d ports in a row", portAttempts)
+	return fmt.Errorf("others took %d ports in a row", portAttempts)
 }
 
 // initialize makes a cluster in the scratch directory and returns its data
@@ -126,21 +147,24 @@ func (b postgresBinaries) initialize(ctx context.Context, space *scratch, passwo
 }
 
 // serve starts the server and returns when it accepts connections.
-func (b postgresBinaries) serve(ctx context.Context, data string, port int, durable bool) (*process, error) {
+func (b postgresBinaries) serve(ctx context.Context, c cluster) (*process, error) {
 	settings := []string{
-		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(port), "unix_socket_directories=",
+		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(c.port), "unix_socket_directories=",
 		"max_connections=200", "timezone=UTC", "log_timezone=UTC",
 		"log_min_messages=log", // errors of statements are their clients' business
 	}
-	if !durable {
+	if !c.durable {
 		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
 	}
-	args := []string{"-D", data}
-	for _, setting := range settings {
+	args := []string{"-D", c.data}
+	for _, setting := range append(settings, c.settings...) {
 		args = append(args, "-c", setting)
 	}
-	run := b.program(filepath.Dir(data), "postgres", args...)
+	run := b.program(filepath.Dir(c.data), "postgres", args...)
 	run.ready = "database system is ready to accept connections"
+	if c.standby {
+		run.ready = "database system is ready to accept read-only connections"
+	}
 	run.death = syscall.SIGQUIT // immediate shutdown: it takes its own children along
 	server, err := start(ctx, run)
 	if err != nil {
