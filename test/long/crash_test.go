@@ -1,0 +1,167 @@
+package long
+
+import (
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"facilitator/internal/devnet"
+)
+
+// TestReplicasAreKilled settles through three replicas on one record while they
+// are killed at random moments and at every named crash point (I9).
+func TestReplicasAreKilled(t *testing.T) {
+	t.Parallel()
+	begin(t)
+	database := startPostgres(t, devnet.PostgresConfig{})
+	r := newRig(t, "crash", rigOptions{replicas: 3, payments: size(t, "CRASH_PAYMENTS", 150, 40_000), databaseURL: database.URL()})
+	points := crashPoints(t)
+	target := size(t, "KILLS", len(points)+4, 500)
+	k := &killer{rig: r, dice: dice("killer", 0), points: points}
+	r.load.start(func() bool { return k.killed() < target })
+	for r.load.busy() && k.killed() < target {
+		k.round()
+	}
+	r.finish()
+	if n := k.killed(); n < target {
+		t.Errorf("%d kills, want %d", n, target)
+	}
+	for _, point := range points {
+		if r.counts["killed at "+point] == 0 {
+			t.Errorf("nobody died at %q", point)
+		}
+	}
+	if n := r.counts["exits"]; n > 0 {
+		t.Errorf("replicas ended %d times by themselves", n)
+	}
+}
+
+func startPostgres(t *testing.T, cfg devnet.PostgresConfig) *devnet.Postgres {
+	t.Helper()
+	server, err := devnet.StartPostgres(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
+// crashPoints reads the names of the crash points from the source.
+func crashPoints(t *testing.T) []string {
+	t.Helper()
+	var points []string
+	call := regexp.MustCompile(`\bCrash\("([a-z_]+)"\)`)
+	err := filepath.WalkDir("../../internal", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range call.FindAllStringSubmatch(string(text), -1) {
+			points = append(points, m[1])
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(points)
+	points = slices.Compact(points)
+	if len(points) < 5 {
+		t.Fatalf("the source has only the crash points %v", points)
+	}
+	return points
+}
+
+// killer ends replicas.
+type killer struct {
+	rig    *rig
+	dice   *rand.Rand
+	points []string
+	swept  bool
+}
+
+func (k *killer) killed() int {
+	n := 0
+	for _, r := range k.rig.replicas {
+		r.mu.Lock()
+		n += r.kills
+		r.mu.Unlock()
+	}
+	return n
+}
+
+// round ends a replica, or several, in one of the ways.
+func (k *killer) round() {
+	ctx, replicas := k.rig.load.ctx, k.rig.replicas
+	victim := replicas[k.dice.IntN(len(replicas))]
+	if !victim.awaitReady(ctx, 15*time.Second) {
+		k.rig.count("replicas that did not become ready in time", 1)
+	}
+	how := k.dice.IntN(40)
+	switch {
+	case !k.swept || how == 0: // at every point, first of all
+		k.swept = true
+		k.sweep(victim)
+	case how < 4: // all at once
+		for _, r := range replicas {
+			r.kill()
+		}
+	case how < 20: // at a point, beside others that live
+		k.die(victim, k.points[k.dice.IntN(len(k.points))])
+	default: // at any moment
+		if rest(ctx, between(k.dice, 0, 600*time.Millisecond)) {
+			victim.kill()
+		}
+	}
+}
+
+// die has a replica die at a crash point.
+func (k *killer) die(victim *replica, point string) {
+	n := victim.started()
+	victim.arm(point)
+	victim.kill()
+	victim.awaitStart(k.rig.load.ctx, n+1, 5*time.Second)
+	k.awaitDeath(victim, n+1, point)
+}
+
+// sweep has a replica die at every crash point in turn. The others are down
+// meanwhile, so that it comes to each whoever held the lanes.
+func (k *killer) sweep(victim *replica) {
+	for _, r := range k.rig.replicas {
+		if r != victim {
+			r.hold(true)
+			r.kill()
+		}
+	}
+	n := victim.started() + 1
+	victim.arm(k.points[0])
+	victim.kill()
+	for i, point := range k.points {
+		victim.awaitStart(k.rig.load.ctx, n+i, 5*time.Second)
+		if i+1 < len(k.points) {
+			victim.arm(k.points[i+1])
+		}
+		k.awaitDeath(victim, n+i, point)
+	}
+	for _, r := range k.rig.replicas {
+		r.hold(false)
+	}
+}
+
+// awaitDeath waits until the process of a start is dead.
+func (k *killer) awaitDeath(victim *replica, n int, point string) {
+	if !victim.awaitEnd(k.rig.load.ctx, n, 12*time.Second) {
+		k.rig.count("never came to "+point, 1)
+		victim.kill()
+	}
+}
