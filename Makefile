@@ -15,7 +15,7 @@ NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo dev test test/short lint fmt docs fuzz bench bench/settle tidy clean
+.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz bench tidy clean
 
 help: ## Show this list
 	@echo 'Needs Go >= 1.26 and Node >= 20 with npm.'
@@ -43,6 +43,9 @@ test: tools ## Run all tests, with the race detector where there is a C compiler
 
 test/short: ## Run the tests that take no time
 	go test -short -shuffle=on -timeout 5m ./...
+
+test/long: tools ## Kill, lie and cut for hours, then audit; SEED=N repeats a run (docs/testing.md)
+	TEST_LONG=1 TEST_SEED=$(SEED) go test -count=1 -v -timeout 10h ./test/long
 
 lint: ## Check style and layering
 	$(GOLANGCI_LINT) run

@@ -200,7 +200,7 @@ func (n *node) walk(ctx context.Context, l *ledger) error {
 		}
 		for i, b := range blocks {
 			if b == nil || len(l.hashes) > 0 && b.Parent != l.hashes[len(l.hashes)-1] {
-				return errMoved
+				return fmt.Errorf("%w: block %d does not follow the one before", errMoved, at+uint64(i))
 			}
 			l.hashes = append(l.hashes, b.Hash)
 			for _, t := range b.Transactions {
@@ -285,7 +285,7 @@ func (n *node) readMovements(ctx context.Context, l *ledger, hashes []common.Has
 		}
 		for i, r := range receipts {
 			if r == nil || r.Hash != part[i] || r.BlockHash != l.hash(uint64(r.Block)) {
-				return errMoved
+				return fmt.Errorf("%w: the receipt of %s is not the log's", errMoved, part[i])
 			}
 			l.movements = append(l.movements, r.movements()...)
 		}

@@ -84,11 +84,14 @@ type record struct {
 }
 
 const (
+	// A record from before there was payment.reversed (and the column reorged)
+	// tells of a reversal by a reorganisation and a failure.
 	sqlPayments = `
 SELECT p.id::text, p.network, p.contract, p.payer, p.authorization_nonce, p.asset, p.pay_to, p.amount::text, p.state, p.claimed_at_block,
 	coalesce(p.transaction_id, 0), p.tx_hash, coalesce(p.block_number, 0), p.block_hash,
 	coalesce(p.evidence->>'kind', ''), coalesce(p.evidence->>'transaction', ''),
-	EXISTS (SELECT FROM outbox o WHERE o.payment_id = p.id AND o.type = 'payment.reversed')
+	EXISTS (SELECT FROM outbox o WHERE o.payment_id = p.id AND (o.type = 'payment.reversed'
+		OR o.type = 'payment.reorged' AND p.state = 'failed' AND NOT to_jsonb(p) ? 'reorged'))
 FROM payments p ORDER BY p.created_at, p.id`
 	sqlTransactions = `
 SELECT id, lane_id, wallet_nonce, state, coalesce(block_number, 0), block_hash FROM transactions ORDER BY lane_id, wallet_nonce, id`

@@ -1,6 +1,8 @@
 package long
 
 import (
+	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,11 +29,12 @@ func TestNodeIsHostile(t *testing.T) {
 			return node.server.URL
 		},
 	})
+	m := r.mine()
 	reorgs := size(t, "REORGS", 3, 40)
 	r.load.start(func() bool { return r.counted("reorgs") < reorgs })
 	node.evil.Store(true)
 	r.load.run.Go(r.forget)
-	r.load.run.Go(r.reorganise)
+	r.load.run.Go(func() { r.reorganise(m) })
 	r.load.await(func() bool { return !r.load.busy() }, time.Hour)
 	// Callers whose payment is under way still need an honest node to be told.
 	node.evil.Store(false)
@@ -44,8 +47,40 @@ func TestNodeIsHostile(t *testing.T) {
 	}
 }
 
+// miner makes blocks. The node's own miner takes no notice of reorganisations
+// while it works, which leaves a chain that does not hang together.
+type miner struct{ mu sync.Mutex }
+
+// mine makes blocks from here, until the test ends.
+func (r *rig) mine() *miner {
+	r.t.Helper()
+	r.must(r.chain.SetAutomine(r.t.Context(), false))
+	m := new(miner)
+	ctx, stop := context.WithCancel(r.t.Context())
+	var run sync.WaitGroup
+	run.Go(func() {
+		tick := time.NewTicker(blockTime)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			m.mu.Lock()
+			_ = r.chain.Mine(ctx, 1) // fails only if the node is gone
+			m.mu.Unlock()
+		}
+	})
+	r.t.Cleanup(func() {
+		stop()
+		run.Wait()
+	})
+	return m
+}
+
 // reorganise drops the newest blocks and all that was in them, again and again.
-func (r *rig) reorganise() {
+func (r *rig) reorganise(m *miner) {
 	d := dice("reorganisations", 0)
 	low, high := time.Second, 3*time.Second
 	if world.long {
@@ -53,7 +88,10 @@ func (r *rig) reorganise() {
 	}
 	for r.load.busy() && rest(r.load.ctx, between(d, low, high)) {
 		depth := 1 + d.IntN(deepest)
-		if err := r.chain.RPC().CallContext(r.load.ctx, nil, "anvil_reorg", depth, []any{}); err != nil {
+		m.mu.Lock()
+		err := r.chain.RPC().CallContext(r.load.ctx, nil, "anvil_reorg", depth, []any{})
+		m.mu.Unlock()
+		if err != nil {
 			r.count("reorganisations refused", 1)
 			continue
 		}

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ethereum/go-ethereum/common"
+
 	"facilitator/internal/audit"
 	"facilitator/internal/devnet"
 )
@@ -54,6 +56,7 @@ type load struct {
 	mu      sync.Mutex
 	file    *os.File
 	answers *bufio.Writer
+	mayFail map[common.Hash]bool // authorization nonces
 	// more keeps callers calling after the target; see keepOn.
 	more func() bool
 }
@@ -61,7 +64,7 @@ type load struct {
 func newLoad(r *rig, payments int) *load {
 	r.t.Helper()
 	callers := size(r.t, "CALLERS", 24, 96)
-	l := &load{rig: r, target: int64(payments), more: func() bool { return false }}
+	l := &load{rig: r, target: int64(payments), mayFail: map[common.Hash]bool{}, more: func() bool { return false }}
 	l.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * callers, DisableCompression: true}, Timeout: callPatience}
 	r.t.Cleanup(l.client.CloseIdleConnections)
 	var err error
@@ -192,6 +195,11 @@ func (l *load) order(d *rand.Rand, s devnet.Sale, how kind, validity time.Durati
 	}
 	if how == keyed {
 		o.idem = fmt.Sprintf("key-%x", s.Nonce[:8])
+	}
+	if how == brief || how == poor {
+		l.mu.Lock()
+		l.mayFail[o.key.Nonce] = true
+		l.mu.Unlock()
 	}
 	request, err := l.rig.chain.Request(s.ForNow(time.Now(), validity))
 	if err == nil {

@@ -230,8 +230,15 @@ func (r *rig) finish() {
 		r.t.Errorf("violation: %s", f)
 	}
 	for _, f := range report.Warnings {
-		r.t.Errorf("warning, where nobody but us sends: %s", f)
+		// Success is told at the first block here. What is reorganised out of it can
+		// still fail: by its time, or by its payer's money.
+		if f.Kind == "success_reversed" {
+			r.count("successes reversed", 1)
+		} else {
+			r.t.Errorf("warning, where nobody but us sends: %s", f)
+		}
 	}
+	r.wantGoodPaid()
 	if report.Counts["answers success"] == 0 {
 		r.t.Error("nobody was told success: nothing is proved")
 	}
@@ -241,6 +248,26 @@ func (r *rig) finish() {
 	if r.t.Failed() {
 		r.showLogs()
 	}
+}
+
+// wantGoodPaid fails the test if a payment failed that nothing was wrong with.
+func (r *rig) wantGoodPaid() {
+	r.t.Helper()
+	ctx := r.t.Context()
+	conn, err := pgx.Connect(ctx, r.recordURL())
+	r.must(err)
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	rows, err := conn.Query(ctx, "SELECT authorization_nonce, reason, coalesce(message, ''), evidence::text FROM payments WHERE state = 'failed'")
+	r.must(err)
+	var reason, message, evidence string
+	var nonce []byte
+	_, err = pgx.ForEachRow(rows, []any{&nonce, &reason, &message, &evidence}, func() error {
+		if !r.load.mayFail[common.BytesToHash(nonce)] {
+			r.t.Errorf("a good payment failed: %x: %s: %s %s", nonce, reason, message, evidence)
+		}
+		return nil
+	})
+	r.must(err)
 }
 
 // awaitDecided waits until the record has nothing left to do.
