@@ -15,7 +15,7 @@ NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz bench tidy clean
+.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz bench bench/settle tidy clean
 
 help: ## Show this list
 	@echo 'Needs Go >= 1.26 and Node >= 20 with npm.'

@@ -30,6 +30,7 @@ var crashPoints = map[string]string{
 	"signed":       "success",
 	"sent":         "success",
 	"broadcast":    "success",
+	"bumped":       "success",
 	"receipt":      "success",
 	"included":     "success",
 	"answer_taken": "duplicate_settlement",
@@ -88,17 +89,43 @@ func TestEveryCrashPointIsTested(t *testing.T) {
 func crashAt(t *testing.T, binary, point, told string) {
 	t.Helper()
 	c := world.chain
+	env := []string{"FACILITATOR_CRASH_AT=" + point}
+	stuck := point == "broadcast" || point == "bumped" // reached only by what waits for a block
+	if stuck {
+		c = startChain(t, devnet.ChainConfig{})
+	}
 	deal := sale(t, payers(t, c, 1)[0])
 	body := request(t, c, deal)
 	from := height(t, c)
 	s := setup{chain: c}
 	file := s.writeConfig(t)
+	if stuck {
+		held(t, c)
+		env = append(env, bumpSoon...)
+	}
 
-	dying := startBinary(t, binary, []string{"FACILITATOR_CRASH_AT=" + point}, "serve", "-config", file)
-	if r, err := dying.service(t, s).tryPost(t.Context(), "/settle", body); err == nil {
-		t.Fatalf("answered: %d %s", r.status, r.text)
+	dying := startBinary(t, binary, env, "serve", "-config", file)
+	answer := settleLater(t, dying.service(t, s), body)
+	if point == "bumped" {
+		eventually(t, "it is signed", func() bool {
+			return slices.Equal(queryRows[string](t, s.databaseURL, "SELECT state FROM payments"), []string{"signed"})
+		})
+		priceOut(t, c)
+	}
+	if a := <-answer; a.err == nil {
+		t.Fatalf("answered: %d %s", a.status, a.text)
 	}
 	dying.wantKilled(t)
+	if want := map[string]int64{"bumped": 2}[point]; want != 0 {
+		if n := queryRows[int64](t, s.databaseURL, "SELECT count(*) FROM attempts")[0]; n != want {
+			t.Errorf("%d attempts are recorded, want %d", n, want)
+		}
+	}
+	if point == "broadcast" {
+		if err := c.SetIntervalMining(t.Context(), 200*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	living := startBinary(t, binary, nil, "serve", "-config", file)
 	service := living.service(t, s)
@@ -146,7 +173,7 @@ func crashInFlight(t *testing.T, binary string) {
 	}
 	eventually(t, "all are claimed, some are sent", func() bool {
 		states := queryRows[string](t, s.databaseURL, "SELECT state FROM payments")
-		return len(states) == count && slices.Contains(states, "broadcast")
+		return len(states) == count && slices.Contains(states, "signed")
 	})
 	dying.kill(t)
 	callers.Wait()
@@ -174,7 +201,7 @@ func crashInFlight(t *testing.T, binary string) {
 		answers[i].body["success"] = true // what is left to compare is the hash
 	}
 	deals.check(t, c, from, answers)
-	checkWallets(t, s.databaseURL, c, count)
+	checkBatches(t, s.databaseURL, c, count)
 	living.wantStopped(t, syscall.SIGTERM)
 }
 
@@ -222,7 +249,7 @@ func (s *setup) writeConfig(t *testing.T) string {
 		"log":      map[string]any{"level": "debug"},
 		"database": map[string]any{"url_file": secret("database", s.databaseURL)},
 		"chains": map[string]any{s.chain.Network(): map[string]any{
-			"rpc_url": s.rpcURL, "lanes": lanes, "poll_interval": "20ms", "resend_interval": "500ms",
+			"rpc_url": s.rpcURL, "lanes": lanes, "poll_interval": "20ms", "resend_interval": "500ms", "lane_lease": "2s",
 		}},
 	})
 	if err != nil {

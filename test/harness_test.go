@@ -123,6 +123,9 @@ func addresses(keys []devnet.Key) []common.Address {
 // startChain starts a chain of the test's own.
 func startChain(t *testing.T, cfg devnet.ChainConfig) *devnet.Chain {
 	t.Helper()
+	if os.Getenv("TEST_FORK") != "" {
+		t.Skip("it has a chain of its own: nothing would be new on a fork")
+	}
 	cfg.Tools = world.tools
 	if cfg.Network == "" {
 		cfg.Network = devnet.Base
@@ -150,8 +153,8 @@ type setup struct {
 	lanes []devnet.Key
 	// unfunded leaves the lanes without gas.
 	unfunded bool
-	// overlay is YAML merged over the test's defaults.
-	overlay string
+	// overlay is YAML merged over the test's defaults, and more over that.
+	overlay, more string
 }
 
 // service is a running facilitator.
@@ -190,13 +193,13 @@ func (s *setup) configuration(t *testing.T) [][]byte {
 		"log":      map[string]any{"level": "debug"},
 		"database": map[string]any{"url": s.databaseURL},
 		"chains": map[string]any{s.chain.Network(): map[string]any{
-			"rpc_url": s.rpcURL, "lanes": lanes, "poll_interval": "20ms", "resend_interval": "500ms",
+			"rpc_url": s.rpcURL, "lanes": lanes, "poll_interval": "20ms", "resend_interval": "500ms", "lane_lease": "2s",
 		}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return [][]byte{defaults, []byte(s.overlay)}
+	return [][]byte{defaults, []byte(s.overlay), []byte(s.more)}
 }
 
 // start runs the service in this process until the test ends.

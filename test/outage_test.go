@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core/types"
@@ -176,25 +177,40 @@ func TestOutageWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestOutageBeforeSigning: the node goes away between the simulation and the
-// estimate. The claim is taken back, and an identical call is a new try.
+// TestOutageBeforeSigning: the node goes away after the claim, before the lane
+// has simulated the payment. The claim is taken back, and an identical call is a
+// new try.
 func TestOutageBeforeSigning(t *testing.T) {
 	t.Parallel()
-	r := newOutageRig(t, world.chain)
-	r.start(t)
-	deal := sale(t, payers(t, world.chain, 1)[0])
-	body := badCopy(t, request(t, world.chain, deal))
-	r.node.follow(outageOn("eth_estimateGas", outageError(-32603, "Internal error")))
-	r.unavailable(t, "settle", r.settle(t, body))
-	if n := outageRows(t, r.setup.databaseURL, "attempts") + int(r.node.raws.Load()); n != 0 {
-		t.Errorf("%d transactions were signed or sent, want none", n)
+	for _, row := range []struct{ sentence, overlay, method string }{
+		{"it may share a transaction", "", "eth_call"},
+		{"it goes alone", "chains: {'eip155:8453': {batch: {assets: []}}}", "eth_estimateGas"},
+	} {
+		t.Run(row.sentence, func(t *testing.T) {
+			t.Parallel()
+			r := newOutageRig(t, world.chain)
+			r.setup.more = row.overlay
+			var once sync.Once
+			r.reach = func(point string) {
+				if point == "claimed" {
+					once.Do(func() { r.node.follow(outageOn(row.method, outageError(-32603, "Internal error"))) })
+				}
+			}
+			r.start(t)
+			deal := sale(t, payers(t, world.chain, 1)[0])
+			body := badCopy(t, request(t, world.chain, deal))
+			r.unavailable(t, "settle", r.settle(t, body))
+			if n := outageRows(t, r.setup.databaseURL, "attempts") + int(r.node.raws.Load()); n != 0 {
+				t.Errorf("%d transactions were signed or sent, want none", n)
+			}
+			record := foreignRecord(t, r.service, body)
+			if evidence, _ := record.body["evidence"].(map[string]any); record.str("outcome") != "failed" || evidence["kind"] != "never_signed" {
+				t.Errorf("the record is %s, want a failure for which nothing was signed", record.text)
+			}
+			r.node.heal()
+			r.collects(t, deal, body)
+		})
 	}
-	record := foreignRecord(t, r.service, body)
-	if evidence, _ := record.body["evidence"].(map[string]any); record.str("outcome") != "failed" || evidence["kind"] != "never_signed" {
-		t.Errorf("the record is %s, want a failure for which nothing was signed", record.text)
-	}
-	r.node.heal()
-	r.collects(t, deal, body)
 }
 
 func TestOutageAtStart(t *testing.T) {
@@ -305,7 +321,12 @@ func TestOutageDatabaseAtStep(t *testing.T) {
 	for _, point := range []string{"claimed", "prepared", "signed", "sent", "broadcast", "receipt"} {
 		t.Run("cut at "+point, func(t *testing.T) {
 			t.Parallel()
-			r := newOutageRig(t, world.chain)
+			c := world.chain
+			if point == "broadcast" { // reached only by what waits for a block
+				c = startChain(t, devnet.ChainConfig{})
+			}
+			r := newOutageRig(t, c)
+			r.setup.more = "settle: {wait: 3s}"
 			var cut sync.Once
 			reached := false
 			r.reach = func(p string) {
@@ -317,8 +338,11 @@ func TestOutageDatabaseAtStep(t *testing.T) {
 				}
 			}
 			r.start(t)
-			deal := sale(t, payers(t, world.chain, 1)[0])
-			body := request(t, world.chain, deal)
+			deal := sale(t, payers(t, c, 1)[0])
+			body := request(t, c, deal)
+			if point == "broadcast" {
+				held(t, c)
+			}
 			first := r.settle(t, body)
 			cut.Do(func() {})
 			if !reached {
@@ -327,6 +351,11 @@ func TestOutageDatabaseAtStep(t *testing.T) {
 			// What the caller may know by then is that it is signed, or nothing.
 			if first.str("errorReason") != "settlement_pending" || len(first.str("transaction")) != 66 {
 				r.unavailable(t, "settle", first)
+			}
+			if point == "broadcast" {
+				if err := c.SetIntervalMining(t.Context(), 200*time.Millisecond); err != nil {
+					t.Fatal(err)
+				}
 			}
 			r.db.heal()
 			r.collects(t, deal, body)

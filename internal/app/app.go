@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -50,6 +51,8 @@ type Options struct {
 type App struct {
 	cfg *config.Config
 	log *slog.Logger
+	// replica names this process in leases.
+	replica string
 	// store is the API's, ledger the relayer's: a flood of requests must not take
 	// the connections that follow payments.
 	store, ledger *store.Store
@@ -72,7 +75,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*App, error) {
 	if o.Crash == nil {
 		o.Crash = func(string) {}
 	}
-	a := &App{cfg: cfg, log: o.Log}
+	a := &App{cfg: cfg, log: o.Log, replica: uuid.NewString()}
 	if err := a.wire(ctx, o); err != nil {
 		a.Close()
 		return nil, err
@@ -134,11 +137,24 @@ func buildInfo(version string) prometheus.Collector {
 	return g
 }
 
-// openStores connects and makes sure that the schema is this binary's. A quarter
-// of the connections, eight at most, is the relayer's.
+// relayerConnections are those of the relayers: one for each lane, which holds it
+// while it prepares a transaction, and some for the loops; half of all at most.
+func (a *App) relayerConnections() (given, wanted int) {
+	lanes := 0
+	for _, c := range a.cfg.Chains {
+		lanes += len(c.Lanes) + 2
+	}
+	return max(1, min(lanes+2, a.cfg.Database.MaxConnections/2)), lanes + 2
+}
+
+// openStores connects and makes sure that the schema is this binary's.
 func (a *App) openStores(ctx context.Context) error {
 	cfg := a.cfg.Database
-	relayers := max(1, min(cfg.MaxConnections/4, 8))
+	relayers, wanted := a.relayerConnections()
+	if relayers < wanted {
+		a.log.WarnContext(ctx, "database.max_connections is low for so many lanes: they will wait for each other",
+			slog.Int("max_connections", cfg.MaxConnections), slog.Int("enough", 2*wanted))
+	}
 	var err error
 	if a.store, err = store.Open(ctx, cfg.URL.Reveal(), store.Options{
 		MaxConnections: cfg.MaxConnections - relayers, Timeout: cfg.Timeout,
@@ -278,7 +294,7 @@ func (a *App) Close() {
 		}
 	}
 	for _, c := range a.chains {
-		c.client.Close()
+		c.close()
 	}
 	for _, s := range []*store.Store{a.store, a.ledger} {
 		if s != nil {

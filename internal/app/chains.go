@@ -26,8 +26,11 @@ import (
 
 // wiredChain is one configured network.
 type wiredChain struct {
-	v1Name  string
-	client  *evm.Client
+	v1Name string
+	client *evm.Client
+	// senders are all nodes that transactions are handed to, client among them.
+	senders *evm.Senders
+	others  []*evm.Client
 	relayer *relayer.Chain
 	lanes   []chain.Address
 	verify  verify.Network
@@ -88,10 +91,12 @@ func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics
 	all := make(chains)
 	for name, cfg := range a.cfg.Chains {
 		w, err := wireChain(ctx, x402.Network(name), cfg, a, o, metrics)
+		if w != nil {
+			all[x402.Network(name)] = w // to be closed, whatever happened
+		}
 		if err != nil {
 			return all, fmt.Errorf("chains.%s: %w", name, err)
 		}
-		all[x402.Network(name)] = w
 		err = w.relayer.Prepare(ctx)
 		switch {
 		case err == nil:
@@ -116,48 +121,107 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 	if w.v1Name == "" {
 		w.v1Name = x402.V1Name(n)
 	}
-	if w.client, err = evm.Dial(ctx, cfg.RPCURL.Reveal(), cfg.RPCTimeout); err != nil {
-		return nil, err
+	if err := w.dial(ctx, cfg); err != nil {
+		return w, err
 	}
-	var signers []relayer.Signer
-	for i, lane := range cfg.Lanes {
-		s, err := evm.NewKeySigner(lane.PrivateKey.Reveal(), chainID)
-		if err != nil {
-			return nil, fmt.Errorf("lanes[%d]: %w", i, err)
-		}
-		signers = append(signers, s)
+	signers, treasury, err := wireSigners(cfg, chainID)
+	if err != nil {
+		return w, err
+	}
+	for _, s := range signers {
 		w.lanes = append(w.lanes, s.Address())
 	}
 	assets, err := parseAddresses(cfg.Assets)
 	if err != nil {
-		return nil, fmt.Errorf("assets: %w", err)
+		return w, fmt.Errorf("assets: %w", err)
 	}
 	factories, err := parseAddresses(cfg.Factories)
 	if err != nil {
-		return nil, fmt.Errorf("eip6492_factories: %w", err)
+		return w, fmt.Errorf("eip6492_factories: %w", err)
 	}
 	schemes := map[x402.SchemeName]scheme.Scheme{
 		x402.SchemeExact: exact.New(exact.Config{
 			Network: n, ChainID: chainID, Sender: w.lanes[0], Factories: factories, MaxGas: cfg.Gas.MaxPerPayment,
 		}, w.client, evm.NewTokens(w.client)),
 	}
+	batchAssets, err := parseAddresses(cfg.Batch.Assets)
+	if err != nil {
+		return w, fmt.Errorf("batch.assets: %w", err)
+	}
 	contracts := assets
 	if len(factories) > 0 {
 		contracts = append(slices.Clone(assets), evm.Multicall3())
 	}
-	w.relayer = relayer.New(relayer.Deps{
+	deps := relayer.Deps{
 		Config: relayer.Config{
-			Network: n, ChainID: chainID, MaxInFlight: cfg.MaxInFlight, MaxQueued: a.cfg.Settle.MaxQueued,
-			PollInterval: cfg.PollInterval, ResendInterval: cfg.ResendInterval,
+			Network: n, ChainID: chainID, Holder: a.replica, LeaseTTL: cfg.LaneLease,
+			MaxInFlight: cfg.MaxInFlight,
+			MaxBatch:    cfg.Batch.MaxPayments, BatchAssets: batchAssets, BlockShare: cfg.Batch.BlockShare, Aggregator: evm.Multicall3(),
+			BlockTime: cfg.BlockTime, PollInterval: cfg.PollInterval, ResendInterval: cfg.ResendInterval,
+			BumpAfter: cfg.BumpAfter, StallAfter: cfg.StallAfter, PrepareTimeout: a.cfg.Database.Timeout + 2*cfg.RPCTimeout,
 			Confirmations: cfg.Confirmations, FinalityDepth: cfg.FinalityDepth,
 			MaxFeePerGas: cfg.Fees.MaxFeePerGas, MaxTip: cfg.Fees.MaxPriorityFeePerGas,
-			MaxGas: cfg.Gas.MaxPerPayment, GasMarginPercent: cfg.Gas.MarginPercent, Contracts: contracts,
+			MaxGas: cfg.Gas.MaxPerPayment, MaxTxGas: cfg.Gas.MaxPerTransaction, GasPerPayment: cfg.Batch.GasPerPayment,
+			GasMarginPercent: cfg.Gas.MarginPercent, MaxSpendPerDay: cfg.Gas.MaxSpendPerDay, Contracts: contracts,
+			Treasury: relayer.Treasury{Below: cfg.Treasury.Below, UpTo: cfg.Treasury.UpTo, MaxPerDay: cfg.Treasury.MaxPerDay},
 		},
-		Node: w.client, Store: a.ledger, Signers: signers, Schemes: schemes, Moved: a.moved,
+		Node: w.client, Sender: w.senders, Store: a.ledger, Signers: signers, TreasurySigner: treasury, Schemes: schemes, Moved: a.moved,
 		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: metrics, Crash: o.Crash,
-	})
+	}
+	if cfg.WSURL != "" {
+		deps.Heads = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)
+	}
+	w.relayer = relayer.New(deps)
 	w.verify = verify.Network{Schemes: schemes, Assets: assets, AnyAsset: cfg.AllowAnyAsset, Ready: w.relayer.Ready}
 	return w, nil
+}
+
+// dial prepares the clients of all nodes.
+func (w *wiredChain) dial(ctx context.Context, cfg *config.Chain) (err error) {
+	if w.client, err = evm.Dial(ctx, cfg.RPCURL.Reveal(), cfg.RPCTimeout); err != nil {
+		return err
+	}
+	for i, node := range cfg.SendTo {
+		client, err := evm.Dial(ctx, node.URL.Reveal(), cfg.RPCTimeout)
+		if err != nil {
+			return fmt.Errorf("send_to[%d]: %w", i, err)
+		}
+		w.others = append(w.others, client)
+	}
+	w.senders = evm.NewSenders(append([]*evm.Client{w.client}, w.others...)...)
+	return nil
+}
+
+// close waits for sends and drops connections.
+func (w *wiredChain) close() {
+	if w.senders != nil {
+		w.senders.Close()
+	}
+	if w.client != nil {
+		w.client.Close()
+	}
+	for _, c := range w.others {
+		c.Close()
+	}
+}
+
+// wireSigners reads the keys; treasury is nil without one.
+func wireSigners(cfg *config.Chain, chainID uint64) (lanes []relayer.Signer, treasury relayer.Signer, _ error) {
+	for i, lane := range cfg.Lanes {
+		s, err := evm.NewKeySigner(lane.PrivateKey.Reveal(), chainID)
+		if err != nil {
+			return nil, nil, fmt.Errorf("lanes[%d]: %w", i, err)
+		}
+		lanes = append(lanes, s)
+	}
+	if cfg.Treasury.PrivateKey == "" {
+		return lanes, nil, nil
+	}
+	s, err := evm.NewKeySigner(cfg.Treasury.PrivateKey.Reveal(), chainID)
+	if err != nil {
+		return nil, nil, fmt.Errorf("treasury: %w", err)
+	}
+	return lanes, s, nil
 }
 
 func parseAddresses(texts []string) ([]chain.Address, error) {

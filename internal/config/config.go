@@ -85,6 +85,15 @@ type Chain struct {
 	RPCURL Secret `yaml:"rpc_url" required:"true"`
 	// Longest that one round trip may take.
 	RPCTimeout time.Duration `yaml:"rpc_timeout" default:"5s" range:"50ms..1m"`
+	// Endpoint for `newHeads`, ws or wss. Empty: new blocks are asked for every poll_interval.
+	WSURL Secret `yaml:"ws_url"`
+	// Further nodes that signed transactions are handed to, all at once.
+	SendTo []SendNode `yaml:"send_to"`
+	// What is usual on this kind of chain: `base`, `base-sepolia`, `l2` or `l1`. Settings that are not given come from
+	// it. Empty: by the network.
+	Profile string `yaml:"profile"`
+	// Time between two blocks. 0: the profile's.
+	BlockTime time.Duration `yaml:"block_time" default:"0s" range:"0s..10m"`
 	// The chain's name in version 1 of the protocol. Empty: the name that the protocol knows (`base` for eip155:8453), if any.
 	V1Name string `yaml:"v1_name"`
 	// Token contracts accepted. Not given: the chain's USDC where it is known, and required elsewhere.
@@ -93,20 +102,35 @@ type Chain struct {
 	AllowAnyAsset bool `yaml:"allow_any_asset" default:"false"`
 	// ERC-6492 wallet factories that a payment may call at our cost. Empty: none.
 	Factories []string `yaml:"eip6492_factories"`
-	// Relayer wallets, which pay the gas. At least one.
+	// Relayer wallets, which pay the gas. At least one. Replicas are given the same ones and share them.
 	Lanes []Lane `yaml:"lanes" required:"true"`
+	// How long a lane stays a replica's that says nothing. A lane of one that died is idle about that long.
+	LaneLease time.Duration `yaml:"lane_lease" default:"5s" range:"1s..1m"`
 	// Open transactions per lane. Nodes promise room for 16 of one sender.
-	MaxInFlight int `yaml:"max_in_flight" default:"16" range:"1..64"`
-	// How often the receipts of open transactions are asked for.
-	PollInterval time.Duration `yaml:"poll_interval" default:"200ms" range:"10ms..30s"`
-	// How often the same signed bytes are sent again.
-	ResendInterval time.Duration `yaml:"resend_interval" default:"3s" range:"100ms..10m"`
-	// Blocks before success is said, the including one counted.
+	MaxInFlight int   `yaml:"max_in_flight" default:"16" range:"1..64"`
+	Batch       Batch `yaml:"batch"`
+	// How often a new block is looked for. 0: the profile's.
+	PollInterval time.Duration `yaml:"poll_interval" default:"0s" range:"0s..30s"`
+	// How often the same signed bytes are sent again. 0: the profile's.
+	ResendInterval time.Duration `yaml:"resend_interval" default:"0s" range:"0s..10m"`
+	// How long a transaction may wait for a block before its fees are raised. 0: the profile's.
+	BumpAfter time.Duration `yaml:"bump_after" default:"0s" range:"0s..1h"`
+	// How long the chain may make no block before it counts as standing still: no fee is raised and nothing new is
+	// taken. 0: the profile's.
+	StallAfter time.Duration `yaml:"stall_after" default:"0s" range:"0s..1h"`
+	// Blocks before success is said where a caller asks for nothing else, the including one counted.
 	Confirmations uint64 `yaml:"confirmations" default:"1" range:"1..10000"`
 	// Blocks below the head at which a payment is final. 0: the node's `finalized` tag.
-	FinalityDepth uint64 `yaml:"finality_depth" default:"0" range:"0..1000000"`
-	Fees          Fees   `yaml:"fees"`
-	Gas           Gas    `yaml:"gas"`
+	FinalityDepth uint64   `yaml:"finality_depth" default:"0" range:"0..1000000"`
+	Fees          Fees     `yaml:"fees"`
+	Gas           Gas      `yaml:"gas"`
+	Treasury      Treasury `yaml:"treasury"`
+}
+
+// SendNode is one more node that transactions are handed to.
+type SendNode struct {
+	// Its JSON-RPC endpoint, http or https.
+	URL Secret `yaml:"url" required:"true"`
 }
 
 // Lane is one relayer wallet.
@@ -115,18 +139,47 @@ type Lane struct {
 	PrivateKey Secret `yaml:"private_key" required:"true"`
 }
 
+// Batch bounds transactions that carry many payments, by way of Multicall3.
+type Batch struct {
+	// Payments in one transaction at most. 1: each goes alone.
+	MaxPayments int `yaml:"max_payments" default:"25" range:"1..50"`
+	// Gas reserved for each payment of a batch, until the chain's own receipts tell better. What is not used is not paid.
+	GasPerPayment uint64 `yaml:"gas_per_payment" default:"100_000" range:"50_000..1_000_000"`
+	// Share of a block's gas that one batch may take, in percent.
+	BlockShare uint64 `yaml:"block_share" default:"10" range:"1..100"`
+	// Tokens known to behave, which may share a transaction. Others' payments go alone. Not given: the chain's USDC.
+	Assets []string `yaml:"assets"`
+}
+
 // Fees caps EIP-1559 fees. Wei per gas.
 type Fees struct {
 	// Cap of the whole fee, in wei per gas. 10 gwei by default.
 	MaxFeePerGas uint64 `yaml:"max_fee_per_gas" default:"10_000_000_000" range:"1_000_000..100_000_000_000_000"`
-	// Cap of the tip that the node suggests, in wei per gas. 0.1 gwei by default.
+	// Cap of the tip, in wei per gas. 0.1 gwei by default.
 	MaxPriorityFeePerGas uint64 `yaml:"max_priority_fee_per_gas" default:"100_000_000" range:"0..100_000_000_000_000"`
 }
 
-// Gas bounds what one payment may burn.
+// Gas bounds what payments may burn.
 type Gas struct {
 	// A payment that would need more gas is refused.
 	MaxPerPayment uint64 `yaml:"max_per_payment" default:"500_000" range:"100_000..16_000_000"`
-	// Added to the estimate, in percent of it.
+	// Added to an estimate, in percent of it.
 	MarginPercent uint64 `yaml:"margin_percent" default:"25" range:"0..300"`
+	// Gas that one transaction may have on this chain. 0: the profile's.
+	MaxPerTransaction uint64 `yaml:"max_per_transaction" default:"0" range:"0..100_000_000"`
+	// What gas may cost on a day (UTC), in wei, by all lanes and replicas. Reached, nothing more is settled until
+	// midnight. 0.5 ETH by default; 0: no limit.
+	MaxSpendPerDay uint64 `yaml:"max_spend_per_day" default:"500_000_000_000_000_000" range:"0..18_000_000_000_000_000_000"`
+}
+
+// Treasury is a wallet that keeps the lanes in gas money. It is used where it has a key.
+type Treasury struct {
+	// The funding wallet's key: 32 bytes in hex, with or without 0x.
+	PrivateKey Secret `yaml:"private_key"`
+	// A lane with less than this is topped up, in wei. 0.005 ETH by default.
+	Below uint64 `yaml:"below" default:"5_000_000_000_000_000" range:"1..18_000_000_000_000_000_000"`
+	// It is topped up to this, in wei. 0.02 ETH by default.
+	UpTo uint64 `yaml:"up_to" default:"20_000_000_000_000_000" range:"1..18_000_000_000_000_000_000"`
+	// What the treasury may send on a day (UTC), in wei. 0.1 ETH by default.
+	MaxPerDay uint64 `yaml:"max_per_day" default:"100_000_000_000_000_000" range:"1..18_000_000_000_000_000_000"`
 }

@@ -47,6 +47,9 @@ func Load(path string, environ []string, overlays ...[]byte) (*Config, error) {
 	l.readEnvironment(environ)
 	l.readSecretFiles()
 	if !l.unreadable {
+		for network, c := range l.config.Chains {
+			c.applyProfile(network)
+		}
 		l.check()
 	}
 
@@ -88,7 +91,7 @@ func (l *loader) chain(key string) reflect.Value {
 		c = &Chain{}
 		l.setDefaults(reflect.ValueOf(c).Elem())
 		if asset := defaultAsset(key); asset != "" {
-			c.Assets = []string{asset}
+			c.Assets, c.Batch.Assets = []string{asset}, []string{asset}
 		}
 		l.config.Chains[key] = c
 	}

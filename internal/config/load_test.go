@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,6 +75,7 @@ func wantProblems(t *testing.T, err error, want ...string) {
 
 func TestLoadDefaults(t *testing.T) {
 	t.Parallel()
+	const usdc = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 	got := mustLoad(t, nil, valid)
 	want := &Config{
 		HTTP:     HTTP{Address: ":4020", MaxBodyBytes: 262144, ReadTimeout: 10 * time.Second, DrainDelay: 3 * time.Second, DrainTimeout: 25 * time.Second},
@@ -86,14 +86,21 @@ func TestLoadDefaults(t *testing.T) {
 		Chains: map[string]*Chain{"eip155:8453": {
 			RPCURL:         "https://rpc.example/" + password,
 			RPCTimeout:     5 * time.Second,
-			Assets:         []string{"0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"},
+			Profile:        "base",
+			BlockTime:      200 * time.Millisecond,
+			Assets:         []string{usdc},
 			Lanes:          []Lane{{PrivateKey: keyA}},
+			LaneLease:      5 * time.Second,
 			MaxInFlight:    16,
-			PollInterval:   200 * time.Millisecond,
-			ResendInterval: 3 * time.Second,
+			Batch:          Batch{MaxPayments: 25, GasPerPayment: 100_000, BlockShare: 10, Assets: []string{usdc}},
+			PollInterval:   100 * time.Millisecond,
+			ResendInterval: 2 * time.Second,
+			BumpAfter:      3 * time.Second,
+			StallAfter:     15 * time.Second,
 			Confirmations:  1,
 			Fees:           Fees{MaxFeePerGas: 10_000_000_000, MaxPriorityFeePerGas: 100_000_000},
-			Gas:            Gas{MaxPerPayment: 500_000, MarginPercent: 25},
+			Gas:            Gas{MaxPerPayment: 500_000, MarginPercent: 25, MaxPerTransaction: 1 << 24, MaxSpendPerDay: 500_000_000_000_000_000},
+			Treasury:       Treasury{Below: 5_000_000_000_000_000, UpTo: 20_000_000_000_000_000, MaxPerDay: 100_000_000_000_000_000},
 		}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -161,8 +168,29 @@ func TestLoadOneProblem(t *testing.T) {
 			inChain + "lanes[1].private_key", "is the key of chains.eip155:8453.lanes[0] too",
 		},
 		{"chains: {eip155:8453: {max_in_flight: 65}}", inChain + "max_in_flight", "must be between 1 and 64"},
-		{"chains: {eip155:8453: {poll_interval: 9ms}}", inChain + "poll_interval", "must be between 10ms and 30s"},
-		{"chains: {eip155:8453: {resend_interval: 11m}}", inChain + "resend_interval", "must be between 100ms and 10m"},
+		{"chains: {eip155:8453: {poll_interval: 9ms}}", inChain + "poll_interval", "must be 0 or at least 10ms"},
+		{"chains: {eip155:8453: {poll_interval: 31s}}", inChain + "poll_interval", "must be between 0s and 30s"},
+		{"chains: {eip155:8453: {resend_interval: 11m}}", inChain + "resend_interval", "must be between 0s and 10m"},
+		{"chains: {eip155:8453: {resend_interval: 99ms}}", inChain + "resend_interval", "must be 0 or at least 100ms"},
+		{"chains: {eip155:8453: {profile: l3}}", inChain + "profile", "must be base, base-sepolia, l2 or l1"},
+		{"chains: {eip155:8453: {lane_lease: 999ms}}", inChain + "lane_lease", "must be between 1s and 1m"},
+		{"chains: {eip155:8453: {bump_after: -1s}}", inChain + "bump_after", "must be between 0s and 1h"},
+		{"chains: {eip155:8453: {batch: {max_payments: 51}}}", inChain + "batch.max_payments", "must be between 1 and 50"},
+		{"chains: {eip155:8453: {batch: {block_share: 0}}}", inChain + "batch.block_share", "must be between 1 and 100"},
+		{"chains: {eip155:8453: {batch: {assets: [0x8335]}}}", inChain + "batch.assets[0]", "must be an address: 0x and 40 hex digits"},
+		{"chains: {eip155:8453: {ws_url: 'https://rpc.example/" + password + "'}}", inChain + "ws_url", "must begin with ws:// or wss://"},
+		{"chains: {eip155:8453: {ws_url: 'wss:///" + password + "'}}", inChain + "ws_url", "names no host"},
+		{
+			"chains: {eip155:8453: {send_to: [{}]}}", inChain + "send_to[0].url",
+			"is required: set it, url_file or FACILITATOR_CHAINS_EIP155_8453_SEND_TO_0_URL",
+		},
+		{"chains: {eip155:8453: {send_to: [{url: 'https://a.example'}, {url: 'wss://b.example/" + password + "'}]}}", inChain + "send_to[1].url", "must begin with http:// or https://"},
+		{"chains: {eip155:8453: {gas: {max_per_payment: 2_000_000, max_per_transaction: 1_999_999}}}", inChain + "gas.max_per_payment", "must not exceed gas.max_per_transaction"},
+		{"chains: {eip155:8453: {treasury: {below: 0}}}", inChain + "treasury.below", "must be between 1 and 18_000_000_000_000_000_000"},
+		{"chains: {eip155:8453: {treasury: {private_key: '" + keyB + "0'}}}", inChain + "treasury.private_key", "must be 32 bytes in hex"},
+		{"chains: {eip155:8453: {treasury: {private_key: '" + strings.ToUpper(keyA[2:]) + "'}}}", inChain + "treasury.private_key", "is the key of lanes[0] too"},
+		{"chains: {eip155:8453: {treasury: {private_key: '" + keyB + "', below: 7, up_to: 7}}}", inChain + "treasury.up_to", "must be above below"},
+		{"chains: {eip155:8453: {treasury: {private_key: '" + keyB + "', below: 7, up_to: 9, max_per_day: 8}}}", inChain + "treasury.max_per_day", "must not be below up_to"},
 		{"chains: {eip155:8453: {confirmations: 0}}", inChain + "confirmations", "must be between 1 and 10000"},
 		{"chains: {eip155:8453: {confirmations: -1}}", inChain + "confirmations", "must be a whole number, not negative"},
 		{"chains: {eip155:8453: {confirmations: 9, finality_depth: 8}}", inChain + "finality_depth", "must be 0 or at least confirmations"},
@@ -263,8 +291,8 @@ chains:
 		"database.url: cannot be read from /nowhere/database: no such file or directory ("+path+":8)",
 		"chains.eip155:10.rpc_url: is required: set it, rpc_url_file or FACILITATOR_CHAINS_EIP155_10_RPC_URL ("+path+":10)",
 		"chains.eip155:10.lanes[1].private_key: is required: set it, private_key_file or FACILITATOR_CHAINS_EIP155_10_LANES_1_PRIVATE_KEY ("+path+":15)",
-		"chains.eip155:10.poll_interval: must be between 10ms and 30s ("+path+":11)",
 		"chains.eip155:10.assets: needs at least one token contract, or set allow_any_asset ("+path+":10)",
+		"chains.eip155:10.poll_interval: must be 0 or at least 10ms ("+path+":11)",
 	)
 	if !strings.HasPrefix(err.Error(), "configuration: 13 problems\n  log.level: ") {
 		t.Errorf("message: %v", err)
@@ -438,45 +466,6 @@ func TestLoadSecretFiles(t *testing.T) {
 				t.Errorf("the error shows a secret: %v", err)
 			}
 		})
-	}
-}
-
-func TestDump(t *testing.T) {
-	t.Parallel()
-	c := mustLoad(t, nil, valid)
-	var b bytes.Buffer
-	if err := c.Dump(&b); err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range []string{"  read_timeout: 10s\n", "  eip155:8453:\n", "    max_fee_per_gas: 10000000000\n"} {
-		if !strings.Contains(b.String(), line) {
-			t.Errorf("no line %q", line)
-		}
-	}
-	if n := strings.Count(b.String(), redacted); n != 3 {
-		t.Errorf("%d secrets redacted, want 3", n)
-	}
-	// What is dumped is a configuration: with the secrets put back it loads and is the same.
-	again := mustLoad(t, []string{
-		"FACILITATOR_DATABASE_URL=" + c.Database.URL.Reveal(),
-		"FACILITATOR_CHAINS_EIP155_8453_RPC_URL=" + c.Chains["eip155:8453"].RPCURL.Reveal(),
-		"FACILITATOR_CHAINS_EIP155_8453_LANES_0_PRIVATE_KEY=" + keyA,
-	}, b.String())
-	again.Chains["eip155:8453"].Factories = nil // dumped as an empty list
-	if !reflect.DeepEqual(again, c) {
-		t.Errorf("dumped:\n%s", b.String())
-	}
-}
-
-func TestDefaultAssets(t *testing.T) {
-	t.Parallel()
-	for _, network := range []string{"eip155:8453", "eip155:84532", "eip155:1", "eip155:14", "eip155:42220", "eip155:181228"} {
-		if defaultAsset(network) == "" {
-			t.Errorf("%s has no default asset", network)
-		}
-	}
-	if got := defaultAsset("eip155:4326"); got != "" { // its token has no EIP-3009
-		t.Errorf("eip155:4326 has the default asset %s", got)
 	}
 }
 

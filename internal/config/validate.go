@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"facilitator/internal/chain"
 )
@@ -138,6 +139,10 @@ func (l *loader) checkChain(path, network string, c *Chain) {
 		l.wrong(path, "has a chain id above 2^53-1")
 	}
 	l.checkURL(join(path, "rpc_url"), c.RPCURL, "http", "https")
+	l.checkURL(join(path, "ws_url"), c.WSURL, "ws", "wss")
+	for i, node := range c.SendTo {
+		l.checkURL(join(index(join(path, "send_to"), i), "url"), node.URL, "http", "https")
+	}
 	if c.V1Name != "" && !v1Name.MatchString(c.V1Name) {
 		l.wrong(join(path, "v1_name"), "must be lower-case letters, digits and hyphens, 64 at most")
 	}
@@ -145,13 +150,69 @@ func (l *loader) checkChain(path, network string, c *Chain) {
 		l.wrong(join(path, "assets"), "needs at least one token contract, or set allow_any_asset")
 	}
 	l.checkAddresses(join(path, "assets"), c.Assets)
+	l.checkAddresses(join(path, "batch.assets"), c.Batch.Assets)
 	l.checkAddresses(join(path, "eip6492_factories"), c.Factories)
 	l.checkLanes(join(path, "lanes"), c.Lanes)
+	l.checkProfile(path, c)
+	l.checkTreasury(join(path, "treasury"), c)
 	if c.FinalityDepth != 0 && c.FinalityDepth < c.Confirmations {
 		l.wrong(join(path, "finality_depth"), "must be 0 or at least confirmations")
 	}
 	if c.Fees.MaxPriorityFeePerGas > c.Fees.MaxFeePerGas {
 		l.wrong(join(path, "fees.max_priority_fee_per_gas"), "must not exceed max_fee_per_gas")
+	}
+}
+
+// checkProfile looks at what only the profile and the settings together say.
+func (l *loader) checkProfile(path string, c *Chain) {
+	if _, ok := profileOf(c.Profile); !ok {
+		l.wrong(join(path, "profile"), "must be base, base-sepolia, l2 or l1")
+		return
+	}
+	if c.PollInterval < 10*time.Millisecond {
+		l.wrong(join(path, "poll_interval"), "must be 0 or at least 10ms")
+	}
+	if c.ResendInterval < 100*time.Millisecond {
+		l.wrong(join(path, "resend_interval"), "must be 0 or at least 100ms")
+	}
+	if c.Gas.MaxPerPayment > c.Gas.MaxPerTransaction {
+		l.wrong(join(path, "gas.max_per_payment"), "must not exceed gas.max_per_transaction")
+	}
+}
+
+func (l *loader) checkTreasury(path string, c *Chain) {
+	t := c.Treasury
+	if t.PrivateKey == "" {
+		return
+	}
+	if t.UpTo <= t.Below {
+		l.wrong(join(path, "up_to"), "must be above below")
+	}
+	if t.MaxPerDay < t.UpTo {
+		l.wrong(join(path, "max_per_day"), "must not be below up_to")
+	}
+	at, key := join(path, "private_key"), normalKey(t.PrivateKey)
+	if problem := keyProblem(key); problem != "" {
+		l.wrong(at, "%s", problem)
+	}
+	for i, lane := range c.Lanes {
+		if normalKey(lane.PrivateKey) == key {
+			l.wrong(at, "is the key of %s too", index("lanes", i))
+		}
+	}
+}
+
+func normalKey(s Secret) string { return strings.TrimPrefix(strings.ToLower(s.Reveal()), "0x") }
+
+// keyProblem says what is wrong with a private key; empty if nothing is.
+func keyProblem(key string) string {
+	switch {
+	case !hexKey.MatchString(key):
+		return "must be 32 bytes in hex"
+	case strings.Trim(key, "0") == "" || key >= curveOrder:
+		return "is outside the range of private keys"
+	default:
+		return ""
 	}
 }
 
@@ -188,13 +249,11 @@ func (l *loader) checkLanes(path string, lanes []Lane) {
 			continue // required, and reported as such
 		}
 		at := join(index(path, i), "private_key")
-		key := strings.TrimPrefix(strings.ToLower(lane.PrivateKey.Reveal()), "0x")
+		key := normalKey(lane.PrivateKey)
 		j, seen := first[key]
-		switch {
-		case !hexKey.MatchString(key):
-			l.wrong(at, "must be 32 bytes in hex")
-		case strings.Trim(key, "0") == "" || key >= curveOrder:
-			l.wrong(at, "is outside the range of private keys")
+		switch problem := keyProblem(key); {
+		case problem != "":
+			l.wrong(at, "%s", problem)
 		case seen:
 			l.wrong(at, "is the key of %s too", index(path, j))
 		default:

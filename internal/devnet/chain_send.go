@@ -20,7 +20,10 @@ const (
 	// minePatience is how long the chain may take to mine our own
 	// transactions by itself before we have it done.
 	minePatience = 50 * time.Millisecond
-	receiptPoll  = 3 * time.Millisecond
+	// strandedAfter is after how many such times a transaction that the node has,
+	// and never mines, is sent anew.
+	strandedAfter = 40
+	receiptPoll   = 3 * time.Millisecond
 )
 
 // Deploy creates a contract from its creation code, which must end with its
@@ -69,6 +72,23 @@ func (c *Chain) send(ctx context.Context, from common.Address, to *common.Addres
 	return c.await(ctx, hashes)
 }
 
+// sendAnew has the node forget a transaction of ours and take it once more: it can
+// strand what it is given while it mines the one before.
+func (c *Chain) sendAnew(ctx context.Context, hash common.Hash) (common.Hash, error) {
+	var tx map[string]any
+	if err := c.rpc.CallContext(ctx, &tx, "eth_getTransactionByHash", hash); err != nil || tx == nil || tx["blockHash"] != nil {
+		return hash, err // it is mined, or gone
+	}
+	if err := c.do(ctx, "anvil_dropTransaction", hash); err != nil {
+		return hash, err
+	}
+	again := map[string]any{"from": tx["from"], "to": tx["to"], "data": tx["input"], "gas": tx["gas"], "nonce": tx["nonce"]}
+	if err := c.rpc.CallContext(ctx, &hash, "eth_sendTransaction", again); err != nil {
+		return hash, fmt.Errorf("send again: %w", err)
+	}
+	return hash, nil
+}
+
 // await returns the receipts of the transactions, in their order.
 func (c *Chain) await(ctx context.Context, hashes []common.Hash) ([]*types.Receipt, error) {
 	receipts := make([]*types.Receipt, len(hashes))
@@ -76,6 +96,7 @@ func (c *Chain) await(ctx context.Context, hashes []common.Hash) ([]*types.Recei
 	defer poll.Stop()
 	idle := time.NewTimer(minePatience)
 	defer idle.Stop()
+	waits := 0
 	for {
 		batch := make([]rpc.BatchElem, len(hashes))
 		for i, hash := range hashes {
@@ -101,6 +122,11 @@ func (c *Chain) await(ctx context.Context, hashes []common.Hash) ([]*types.Recei
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for %d transactions to be mined: %w", len(hashes)-mined, context.Cause(ctx))
 		case <-idle.C:
+			if waits++; waits%strandedAfter == 0 {
+				if err := c.sendStranded(ctx, hashes, receipts); err != nil {
+					return nil, err
+				}
+			}
 			if err := c.Mine(ctx, 1); err != nil {
 				return nil, err
 			}
@@ -108,6 +134,20 @@ func (c *Chain) await(ctx context.Context, hashes []common.Hash) ([]*types.Recei
 		case <-poll.C:
 		}
 	}
+}
+
+// sendStranded sends what has no receipt anew.
+func (c *Chain) sendStranded(ctx context.Context, hashes []common.Hash, receipts []*types.Receipt) error {
+	for i, receipt := range receipts {
+		if receipt != nil {
+			continue
+		}
+		var err error
+		if hashes[i], err = c.sendAnew(ctx, hashes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // batch sends the calls in one request. Any failure among them is an error.

@@ -3,8 +3,10 @@
 package payment
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
+	"math/big"
 	"strings"
 	"time"
 
@@ -25,6 +27,9 @@ var (
 	// ErrTransition says that a row was not in the state that the change leaves:
 	// somebody else was faster. Nothing was written.
 	ErrTransition = errors.New("not in the expected state")
+	// ErrFenced says that the lane's lease has passed to another replica. Nothing
+	// was written.
+	ErrFenced = errors.New("the lane's lease is lost")
 )
 
 // Key is what makes two requests the same payment (I1): the contract that
@@ -75,6 +80,8 @@ type Payment struct {
 	// ClaimedAtBlock is the head when it was claimed: an authorization used at
 	// or before it is never our success (I6).
 	ClaimedAtBlock uint64
+	// Reorged: it was settled once, in a block that is gone.
+	Reorged bool
 	// Tries counts the transactions that carried it.
 	Tries int
 	// Reason and Message say why it failed.
@@ -123,6 +130,9 @@ const (
 	EvidenceExpired EvidenceKind = "expired_unused"
 	// EvidenceUnsendable: its call would fail, so nothing was ever signed.
 	EvidenceUnsendable EvidenceKind = "would_fail"
+	// EvidenceReplaced: the wallet nonce of our transaction was used by somebody
+	// else, so it was never mined, and the call would fail now.
+	EvidenceReplaced EvidenceKind = "transaction_void"
 	// EvidenceNotSent: no lane could take it in time; nothing was ever signed.
 	EvidenceNotSent EvidenceKind = "never_signed"
 )
@@ -151,14 +161,26 @@ const (
 	EventSettled   EventType = "payment.settled"
 	EventFailed    EventType = "payment.failed"
 	EventReorged   EventType = "payment.reorged"
+	EventReversed  EventType = "payment.reversed" // failed after it was settled
 	EventFinalized EventType = "payment.finalized"
 )
 
-// Lane is one relayer wallet on one chain.
+// Role is what a wallet is for.
+type Role string
+
+// Roles.
+const (
+	RoleRelayer  Role = "relayer"
+	RoleTreasury Role = "treasury" // tops the relayers up
+)
+
+// Lane is one wallet of ours on one chain.
 type Lane struct {
 	ID      int64
 	Network x402.Network
 	Address chain.Address
+	// Epoch names the lease under which a write is made; 0 where none is held.
+	Epoch int64
 }
 
 // Transaction is one wallet nonce of a lane, carrying one or many payments.
@@ -171,7 +193,11 @@ type Transaction struct {
 	// BlockNumber and BlockHash of inclusion; zero before.
 	BlockNumber uint64
 	BlockHash   chain.Hash
+	CreatedAt   time.Time
 }
+
+// Newest is the attempt signed last.
+func (t *Transaction) Newest() *Attempt { return &t.Attempts[len(t.Attempts)-1] }
 
 // Mined says whether a block holds the transaction, whatever it did.
 func (t *Transaction) Mined() bool { return t.State == TxIncluded || t.State == TxFinal }
@@ -188,11 +214,34 @@ type Attempt struct {
 	LastSendAt time.Time
 }
 
+// Work is what a lane asks of the queue.
+type Work struct {
+	// Most payments to take.
+	Most int
+	// MaxOpen transactions the lane may have.
+	MaxOpen int
+	// Except are payments to leave alone.
+	Except []ID
+	// Prepare makes orders of the payments taken, which nobody else can take
+	// meanwhile. Those without an order stay queued.
+	Prepare func(ctx context.Context, ps []Payment) ([]Order, error)
+	// Timeout of all of it.
+	Timeout time.Duration
+}
+
 // Order asks for one transaction that carries these payments.
 type Order struct {
-	Payments []ID
+	Payments []Payment
 	// Sign makes the transaction at the wallet nonce the record allocates.
-	Sign func(walletNonce uint64) (Attempt, error)
+	Sign func(ctx context.Context, walletNonce uint64) (Attempt, error)
+}
+
+// TopUp asks for one transaction that sends gas money to a lane.
+type TopUp struct {
+	To chain.Address
+	// Wei to send, and DayLimit of all that the treasury sends on a day (UTC).
+	Wei, DayLimit *big.Int
+	Sign          func(ctx context.Context, walletNonce uint64) (Attempt, error)
 }
 
 // Inclusion is what a mined transaction did.
@@ -200,6 +249,8 @@ type Inclusion struct {
 	Transaction int64
 	Receipt     *chain.Receipt
 	Outcomes    []Outcome
+	// Undecided: payments of it are still to be judged.
+	Undecided bool
 }
 
 // Outcome is what became of one payment. To is StateIncluded (paid, by the

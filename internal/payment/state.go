@@ -81,4 +81,6 @@ const (
 	TxBroadcast TxState = "broadcast"
 	TxIncluded  TxState = "included" // mined, whatever it did
 	TxFinal     TxState = "final"
+	// TxReplaced: its wallet nonce was consumed by a transaction that is none of ours.
+	TxReplaced TxState = "replaced"
 )

@@ -29,19 +29,19 @@ type deferral struct {
 // due says whether a payment may be looked at.
 func (d deferrals) due(id payment.ID, now time.Time) bool { return !now.Before(d[id].until) }
 
-// waiting counts the payments that may not be looked at yet, and forgets those
+// waiting lists the payments that may not be looked at yet, and forgets those
 // that have been at rest for long.
-func (d deferrals) waiting(now time.Time) int {
-	n := 0
+func (d deferrals) waiting(now time.Time) []payment.ID {
+	var ids []payment.ID
 	for id, one := range d {
 		switch {
 		case now.Before(one.until):
-			n++
+			ids = append(ids, id)
 		case now.Sub(one.until) > forgetDeferral:
 			delete(d, id)
 		}
 	}
-	return n
+	return ids
 }
 
 // add defers a payment once more and returns how often it has been.

@@ -1,248 +1,321 @@
 package relayer
 
 import (
+	"cmp"
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"math/big"
+	"slices"
 	"sync"
 	"time"
 
+	"facilitator/internal/chain"
 	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
 )
 
-// lane is one relayer wallet at work: it takes queued payments, signs their
-// transactions and sends them for the first time. The tracker does the rest.
+// lane is one wallet. What it has signed and not seen mined stands in open, a
+// copy of the rows that the replica with the lease may trust: nobody else writes
+// them.
 type lane struct {
 	chain  *Chain
 	signer Signer
-	row    payment.Lane
-	wake   chan struct{}
+	role   payment.Role
+	// row is set by Prepare; its epoch is that of lease.
+	row payment.Lane
 
-	mu      sync.Mutex
-	balance *big.Int // wei; nil before it was read
-	open    int      // signed and not known to be mined
-	poor    bool
+	mu sync.Mutex
+	// epoch of the lease, 0 without one; until is its end by our clock.
+	epoch int64
+	until time.Time
+	// settled says that the lane's past is reconciled with the chain: it may sign.
+	settled bool
+	// working is set while a batch is prepared and sent.
+	working bool
+	// stale says that open must be read again.
+	stale bool
+	open  map[int64]*openTx
+	// inFlight counts the wallet nonces in open not known to be used, and
+	// committedWei is what they may cost at most; it is never changed in place.
+	inFlight     int
+	committedWei *big.Int
+	// balance in wei as last read, less what was mined since; nil before.
+	balance *big.Int
+	// parked is why the lane takes no work, noted what the record says of it.
+	parked, noted string
+	// nonce is the wallet's transaction count at the latest block, as read at readAt.
+	nonce  uint64
+	readAt time.Time
+	// gapSince is since when the chain waits for a wallet nonce that is not open.
+	gapSince time.Time
+	// changed is when a transaction of the lane was last seen mined.
+	changed time.Time
+	// told is what the treasury last complained of; only the health loop has it.
+	told string
+	// reorgs is the record's count of them, as last seen.
+	reorgs int64
 }
 
-// idlePoll is how often a lane looks for work that nobody woke it for: another
-// replica's, or an earlier process's.
-const idlePoll = time.Second
+// openTx is a transaction that is followed.
+type openTx struct {
+	payment.Carried
+	// receipt is set once it is known to be mined; payments of it may still be
+	// undecided.
+	receipt *chain.Receipt
+	// sentAt is when its bytes last went to a node, looked when its receipt was
+	// last asked for and not found; by our clock, zero before.
+	sentAt, looked time.Time
+	// signedAt is since when its newest attempt waits for a block, as far as this
+	// process knows.
+	signedAt time.Time
+	// marked: the record knows that it was sent.
+	marked bool
+	// passedAt is when the wallet's nonce was first seen beyond it; missedAt is
+	// when a receipt was asked for after that and not found.
+	passedAt, missedAt time.Time
+	// judging is set while its payments are being judged.
+	judging bool
+	// capped is set once it was said that its fees can't be raised any further.
+	capped bool
+}
 
-// enter records the lane and compares its rows with the chain (I4).
-func (l *lane) enter(ctx context.Context) error {
-	c := l.chain
-	account, err := c.Node.Account(ctx, l.signer.Address())
-	if err != nil {
-		return err
-	}
-	if l.row, err = c.Store.EnsureLane(ctx, c.Config.Network, l.signer.Address(), 0); err != nil {
-		return err
-	}
-	next, err := c.Store.NextWalletNonce(ctx, l.row)
-	if err != nil {
-		return err
-	}
-	if account.Nonce > next {
-		// Either the wallet is new to us, or somebody else uses it.
-		if l.row, err = c.Store.EnsureLane(ctx, c.Config.Network, l.signer.Address(), account.Nonce); err != nil {
-			return err
-		}
-		if next > 0 {
-			c.Log.WarnContext(ctx, "wallet was used by somebody else: its next wallet nonce was raised", l.attr(),
-				slog.Uint64("from", next), slog.Uint64("to", account.Nonce))
+// undecided are the payments that the transaction has not brought to an end.
+func (t *openTx) undecided() []*payment.Payment {
+	var ps []*payment.Payment
+	for i := range t.Payments {
+		if p := &t.Payments[i]; p.Open() {
+			ps = append(ps, p)
 		}
 	}
-	l.see(ctx, account)
-	return nil
+	return ps
+}
+
+// closed says whether the wallet nonce is used, whoever used it.
+func (t *openTx) closed() bool {
+	return t.receipt != nil || t.Transaction.Mined() || t.Transaction.State == payment.TxReplaced
+}
+
+func newLane(c *Chain, s Signer, role payment.Role) *lane {
+	return &lane{chain: c, signer: s, role: role, open: make(map[int64]*openTx), committedWei: new(big.Int)}
 }
 
 func (l *lane) attr() slog.Attr { return slog.String("lane", l.signer.Address().String()) }
 
-// look reads the wallet's balance.
-func (l *lane) look(ctx context.Context) error {
-	account, err := l.chain.Node.Account(ctx, l.signer.Address())
+func (l *lane) labels() []string {
+	return []string{string(l.chain.Config.Network), l.signer.Address().String()}
+}
+
+// lease is the lane as writes name it; false where this process holds none.
+func (l *lane) lease() (payment.Lane, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	row := l.row
+	row.Epoch = l.epoch
+	return row, l.epoch != 0 && l.chain.Now().Before(l.until)
+}
+
+// gain takes a lease over; the lane's past is to be read.
+func (l *lane) gain(row payment.Lane, until time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.epoch, l.until, l.settled, l.stale, l.noted = row.Epoch, until, false, true, "?"
+	clear(l.open)
+	l.count()
+	l.chain.Metrics.leased.WithLabelValues(l.labels()...).Set(1)
+}
+
+// lose forgets a lease and all that it allowed to know.
+func (l *lane) lose(ctx context.Context, epoch int64, why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.epoch != epoch || epoch == 0 {
+		return
+	}
+	l.epoch, l.settled = 0, false
+	clear(l.open)
+	l.count()
+	l.chain.Metrics.leased.WithLabelValues(l.labels()...).Set(0)
+	l.chain.Log.WarnContext(ctx, "lane's lease is lost", l.attr(), slog.String("reason", why))
+}
+
+// fenced loses the lease where err says that it has passed on.
+func (l *lane) fenced(ctx context.Context, row payment.Lane, err error) {
+	if errors.Is(err, payment.ErrFenced) {
+		l.lose(ctx, row.Epoch, "another replica has it")
+	}
+}
+
+// inDoubt is called after a write that failed: it may have been committed all the
+// same, so the rows are read again; unless another replica has the lane.
+func (l *lane) inDoubt(ctx context.Context, row payment.Lane, err error) {
+	l.fenced(ctx, row, err)
+	l.restale()
+}
+
+// add follows transactions that were just signed.
+func (l *lane) add(signed []payment.Carried) []*openTx {
+	now := l.chain.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	added := make([]*openTx, len(signed))
+	for i, t := range signed {
+		added[i] = &openTx{Carried: t, signedAt: now}
+		l.open[t.Transaction.ID] = added[i]
+	}
+	l.count()
+	return added
+}
+
+// count sums up the open transactions after one has come, gone or changed; l.mu
+// is held.
+func (l *lane) count() {
+	l.inFlight, l.committedWei = 0, new(big.Int)
+	for _, t := range l.open {
+		if !t.closed() {
+			l.inFlight++
+			newest := t.Transaction.Newest()
+			l.committedWei.Add(l.committedWei, mostWei(newest.GasLimit, newest.Fees.FeeCap))
+		}
+	}
+	l.chain.Metrics.inFlight.WithLabelValues(l.labels()...).Set(float64(l.inFlight))
+}
+
+// transactions are those that are followed, by wallet nonce.
+func (l *lane) transactions() []*openTx {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*openTx, 0, len(l.open))
+	for _, t := range l.open {
+		list = append(list, t)
+	}
+	slices.SortFunc(list, func(a, b *openTx) int { return cmp.Compare(a.Transaction.WalletNonce, b.Transaction.WalletNonce) })
+	return list
+}
+
+// waitingSince is when the oldest transaction that waits for a block was signed.
+func (l *lane) waitingSince() (oldest time.Time, waiting bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range l.open {
+		if !t.closed() && (!waiting || t.signedAt.Before(oldest)) {
+			oldest, waiting = t.signedAt, true
+		}
+	}
+	return oldest, waiting
+}
+
+// reload reads the lane's past from the record, where that is called for.
+func (l *lane) reload(ctx context.Context, row payment.Lane) error {
+	l.mu.Lock()
+	stale := l.stale
+	l.stale = false
+	l.mu.Unlock()
+	if !stale {
+		return nil
+	}
+	err := l.read(ctx, row)
+	if err != nil {
+		l.mu.Lock()
+		l.stale = true
+		l.mu.Unlock()
+	}
+	return err
+}
+
+func (l *lane) read(ctx context.Context, row payment.Lane) error {
+	c := l.chain
+	accounts, err := c.Node.Accounts(ctx, []chain.Address{l.signer.Address()})
 	if err != nil {
 		return err
 	}
-	l.see(ctx, account)
+	if err := l.compare(ctx, row, accounts[0]); err != nil {
+		return err
+	}
+	rows, err := c.Store.OpenTransactions(ctx, row)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.epoch != row.Epoch {
+		return nil
+	}
+	now := c.Now() // by our clock: an earlier process may have had another
+	if !l.settled {
+		c.Log.InfoContext(ctx, "lane taken over", l.attr(), slog.Int64("epoch", row.Epoch), slog.Int("open", len(rows)),
+			slog.Uint64("latest_nonce", accounts[0].Nonce), slog.Uint64("pending_nonce", accounts[0].Pending))
+	}
+	for _, r := range rows {
+		t := l.open[r.Transaction.ID]
+		switch {
+		case t == nil:
+			l.open[r.Transaction.ID] = &openTx{Carried: r, signedAt: now, marked: r.Transaction.State != payment.TxSigned}
+		case t.judging:
+			l.stale = true // its judge works on the copy there is; read again when it is done
+		default:
+			t.Carried, t.receipt, t.signedAt = r, nil, now // it may have been reorganised
+		}
+	}
+	l.count()
 	return nil
 }
 
-func (l *lane) see(ctx context.Context, account evm.Account) {
-	l.mu.Lock()
-	l.balance = account.Balance
-	was := l.poor
-	l.mu.Unlock()
-	poor := l.affordable() == 0
-	l.mu.Lock()
-	l.poor = poor
-	l.mu.Unlock()
-	gwei, _ := new(big.Float).Quo(new(big.Float).SetInt(account.Balance), big.NewFloat(1e9)).Float64() //nolint:forbidigo // a gauge, not money
-	l.chain.Metrics.balance.WithLabelValues(string(l.row.Network), l.signer.Address().String()).Set(gwei)
-	switch {
-	case poor && !was:
-		l.chain.Log.ErrorContext(ctx, "lane has too little gas to settle: fund the wallet", l.attr(), slog.String("balance_wei", account.Balance.String()))
-	case !poor && was:
-		l.chain.Log.InfoContext(ctx, "lane has gas again", l.attr(), slog.String("balance_wei", account.Balance.String()))
-	}
-}
-
-// affordable is how many transactions the balance covers at the caps, open
-// ones included.
-func (l *lane) affordable() int {
-	price := max(l.chain.fees().FeeCap, 1)
-	cost := new(big.Int).Mul(new(big.Int).SetUint64(l.chain.Config.MaxGas), new(big.Int).SetUint64(price))
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.balance == nil {
-		return 0
-	}
-	n := new(big.Int).Quo(l.balance, cost)
-	if !n.IsInt64() {
-		return l.chain.Config.MaxInFlight
-	}
-	return int(min(n.Int64(), int64(l.chain.Config.MaxInFlight)))
-}
-
-func (l *lane) canPay() bool { return l.affordable() > 0 }
-
-// free is how many transactions the lane may sign now.
-func (l *lane) free() int {
-	n := l.affordable()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return max(n-l.open, 0)
-}
-
-func (l *lane) run(ctx context.Context) {
-	for {
-		worked, err := l.work(ctx)
-		if err != nil && ctx.Err() == nil {
-			l.chain.Log.WarnContext(ctx, "lane could not work", l.attr(), slog.Any("error", err))
-		}
-		if worked && err == nil {
-			continue
-		}
-		idle := time.NewTimer(idlePoll)
-		select {
-		case <-ctx.Done():
-		case <-l.wake:
-		case <-idle.C:
-		}
-		idle.Stop()
-		if ctx.Err() != nil {
-			return
-		}
-	}
-}
-
-// work takes what is queued and fits, signs and sends it. Payments that can't
-// succeed any more are answered and cost nothing.
-func (l *lane) work(ctx context.Context) (worked bool, _ error) {
+// compare heals the lane's next wallet nonce where somebody else has used the
+// wallet (I4).
+func (l *lane) compare(ctx context.Context, row payment.Lane, account evm.Account) error {
 	c := l.chain
-	free := l.free()
-	if free == 0 || c.Head().BaseFee >= c.Config.MaxFeePerGas {
-		return false, nil
-	}
-	mine, release, err := c.reserve(ctx, free)
-	defer release()
-	if err != nil || len(mine) == 0 {
-		return false, err
-	}
-	orders, doubtful := c.prepareOrders(ctx, l, mine)
-	signed, err := l.sign(ctx, orders)
-	// What can be sent is sent before the rest is looked into.
-	for _, d := range doubtful {
-		c.explain(ctx, d)
-	}
-	return len(signed)+len(doubtful) > 0, err
-}
-
-// sign commits the orders' transactions and sends them.
-func (l *lane) sign(ctx context.Context, orders []payment.Order) ([]payment.Carried, error) {
-	c := l.chain
-	if len(orders) == 0 {
-		return nil, nil
-	}
-	c.Crash("prepared")
-	signed, err := c.Store.Sign(ctx, l.row, c.Config.MaxInFlight, orders)
+	next, err := c.Store.NextWalletNonce(ctx, row)
 	if err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
+		return err
 	}
-	if len(signed) == 0 {
-		return nil, nil
+	if account.Nonce <= next {
+		return l.fillGap(ctx, row, account.Nonce, next)
 	}
-	c.Crash("signed")
-	l.mu.Lock()
-	l.open += len(signed)
-	l.mu.Unlock()
-	err = c.broadcast(ctx, signed)
-	signal(c.sent)
-	return signed, err
-}
-
-// broadcast hands the newest attempt of each transaction to the node, those of
-// one lane in the order of their wallet nonces, and records that it did. What the
-// node says decides nothing: the chain does. After a send without an answer the
-// lane's others wait for the next time: they could not be mined before it, and a
-// node that hangs must not hold the caller for a timeout each.
-func (c *Chain) broadcast(ctx context.Context, txs []payment.Carried) error {
-	c.markSent(txs) // now, or the tracker would send them too
-	byLane := make(map[int64][]payment.Transaction)
-	for _, t := range txs {
-		byLane[t.Transaction.Lane.ID] = append(byLane[t.Transaction.Lane.ID], t.Transaction)
+	// Either the wallet is new to us, or somebody else uses it.
+	if _, err := c.Store.EnsureLane(ctx, c.Config.Network, l.signer.Address(), l.role, account.Nonce); err != nil {
+		return err
 	}
-	var (
-		sends sync.WaitGroup
-		mu    sync.Mutex
-		ids   []int64
-	)
-	for _, list := range byLane {
-		sends.Go(func() {
-			for _, t := range list {
-				answered := c.send(ctx, t)
-				mu.Lock()
-				ids = append(ids, t.ID)
-				mu.Unlock()
-				if !answered {
-					return
-				}
-			}
-		})
+	if next > 0 {
+		c.Metrics.foreign.WithLabelValues(l.labels()...).Add(float64(account.Nonce - next))
+		c.Log.ErrorContext(ctx, "wallet was used by somebody else: its next wallet nonce was raised", l.attr(),
+			slog.Uint64("from", next), slog.Uint64("to", account.Nonce))
 	}
-	sends.Wait()
-	c.Crash("sent")
-	if err := c.Store.MarkBroadcast(ctx, ids); err != nil {
-		return fmt.Errorf("mark broadcast: %w", err)
-	}
-	c.Crash("broadcast")
 	return nil
 }
 
-// send says whether the node answered, whatever it said.
-func (c *Chain) send(ctx context.Context, t payment.Transaction) (answered bool) {
-	attempt := t.Attempts[len(t.Attempts)-1]
-	outcome, err := c.Node.SendRaw(ctx, attempt.Raw)
-	c.Metrics.sends.WithLabelValues(string(c.Config.Network), string(outcome)).Inc()
-	attrs := []any{
-		slog.String("tx_hash", attempt.Hash.String()), slog.Uint64("wallet_nonce", t.WalletNonce),
-		slog.String("lane", t.Lane.Address.String()), slog.String("outcome", string(outcome)),
-	}
-	if err != nil {
-		c.Log.WarnContext(ctx, "transaction not accepted, it will be sent again", append(attrs, slog.Any("error", err))...)
-		return outcome != evm.SendUnavailable
-	}
-	c.Log.DebugContext(ctx, "transaction sent", attrs...)
-	return true
-}
-
-func (c *Chain) markSent(txs []payment.Carried) {
+// fillGap notices that the chain waits for a wallet nonce that is not open
+// although later ones are signed: one that was given up as used by somebody else,
+// which a reorganisation has undone. Its bytes are sent again.
+func (l *lane) fillGap(ctx context.Context, row payment.Lane, nonce, next uint64) error {
+	c := l.chain
 	now := c.Now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, t := range txs {
-		c.sentAt[t.Transaction.ID] = now
+	l.mu.Lock()
+	lowest := next
+	for _, t := range l.open {
+		if !t.closed() {
+			lowest = min(lowest, t.Transaction.WalletNonce)
+		}
 	}
+	if nonce >= lowest {
+		l.gapSince = time.Time{}
+	} else if l.gapSince.IsZero() {
+		l.gapSince = now
+	}
+	lasting := !l.gapSince.IsZero() && now.Sub(l.gapSince) >= healthInterval
+	l.mu.Unlock()
+	if !lasting {
+		return nil
+	}
+	reopened, err := c.Store.ReopenReplaced(ctx, row, nonce)
+	if err != nil {
+		l.fenced(ctx, row, err)
+		return err
+	}
+	if reopened > 0 {
+		c.Log.WarnContext(ctx, "wallet nonces that somebody else had used are free again: their transactions are sent again", l.attr(),
+			slog.Uint64("wallet_nonce", nonce), slog.Int64("transactions", reopened))
+		l.restale()
+	}
+	return nil
 }

@@ -6,8 +6,9 @@
 //   - a payment is called paid only on proof, failed only on evidence (I5, I6),
 //   - all it knows is in the record: it resumes from rows alone (I9).
 //
-// Two processes with the same lane are safe, since the record hands out wallet
-// nonces; they merely do some work twice.
+// A lane is worked by the one replica that holds its lease; every write of the
+// lane names the lease's epoch, so a replica that lost it without noticing
+// changes nothing.
 package relayer
 
 import (
@@ -15,7 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
+	"math/big"
 	"sync"
 	"time"
 
@@ -34,66 +35,117 @@ var ErrWrongChain = errors.New("wrong chain")
 type Node interface {
 	ChainID(ctx context.Context) (uint64, error)
 	Head(ctx context.Context) (chain.Head, error)
+	Safe(ctx context.Context) (chain.Head, error)
 	Finalized(ctx context.Context) (chain.Head, error)
 	HeadByNumber(ctx context.Context, n uint64) (chain.Head, error)
 	CanonicalHashes(ctx context.Context, numbers []uint64) (map[uint64]chain.Hash, error)
 	SuggestTip(ctx context.Context) (uint64, error)
-	Account(ctx context.Context, a chain.Address) (evm.Account, error)
+	Accounts(ctx context.Context, as []chain.Address) ([]evm.Account, error)
 	Code(ctx context.Context, a chain.Address) ([]byte, error)
+	CallWithCode(ctx context.Context, m evm.Message, accounts []chain.Address) (evm.CallWithCode, error)
 	EstimateGas(ctx context.Context, m evm.Message) (uint64, error)
-	SendRaw(ctx context.Context, raw []byte) (evm.SendOutcome, error)
-	Receipts(ctx context.Context, hashes []chain.Hash) (map[chain.Hash]evm.Lookup, error)
+	Look(ctx context.Context, hashes []chain.Hash) (chain.Head, map[chain.Hash]evm.Lookup, error)
 }
 
-// Signer signs for one relayer wallet.
+// Sender hands signed transactions to nodes; *evm.Senders is one.
+type Sender interface {
+	SendMany(ctx context.Context, raws [][]byte) []evm.Sent
+}
+
+// Heads tells of new blocks as they are made; *evm.HeadFeed is one.
+type Heads interface {
+	Run(ctx context.Context, heads func(chain.Head), log *slog.Logger)
+}
+
+// Signer signs for one wallet.
 type Signer interface {
 	Address() chain.Address
 	Sign(ctx context.Context, u evm.Unsigned) (evm.Signed, error)
 }
 
-// Store is what the relayer needs of the record.
+// Store is what the relayer needs of the record. Writes of a lane return
+// payment.ErrFenced once its lease has passed on.
 type Store interface {
-	EnsureLane(ctx context.Context, n x402.Network, a chain.Address, walletNonce uint64) (payment.Lane, error)
+	EnsureLane(ctx context.Context, n x402.Network, a chain.Address, role payment.Role, walletNonce uint64) (payment.Lane, error)
 	NextWalletNonce(ctx context.Context, lane payment.Lane) (uint64, error)
-	QueuedPayments(ctx context.Context, n x402.Network, most int) ([]payment.Payment, error)
+	AcquireLane(ctx context.Context, lane payment.Lane, holder string, ttl time.Duration) (_ payment.Lane, ok bool, _ error)
+	RenewLanes(ctx context.Context, lanes []payment.Lane, ttl time.Duration) ([]int64, error)
+	ReleaseLanes(ctx context.Context, lanes []payment.Lane) error
+	LaneReorgs(ctx context.Context, n x402.Network) (map[int64]int64, error)
+	ReopenReplaced(ctx context.Context, lane payment.Lane, walletNonce uint64) (reopened int64, _ error)
+	ParkLane(ctx context.Context, lane payment.Lane, reason string) error
+
 	CountQueued(ctx context.Context, n x402.Network) (int, error)
-	Sign(ctx context.Context, lane payment.Lane, maxOpen int, orders []payment.Order) ([]payment.Carried, error)
-	MarkBroadcast(ctx context.Context, transactions []int64) error
-	OpenTransactions(ctx context.Context, n x402.Network) ([]payment.Carried, error)
-	RecordInclusion(ctx context.Context, in payment.Inclusion) error
+	Take(ctx context.Context, lane payment.Lane, w payment.Work) ([]payment.Carried, error)
+	AddAttempt(ctx context.Context, lane payment.Lane, transaction int64, sign func(ctx context.Context, walletNonce uint64) (payment.Attempt, error)) (payment.Attempt, error)
+	SignTopUp(ctx context.Context, lane payment.Lane, o payment.TopUp) (payment.Carried, error)
+
+	OpenTransactions(ctx context.Context, lane payment.Lane) ([]payment.Carried, error)
+	MarkBroadcast(ctx context.Context, lane payment.Lane, transactions []int64) error
+	RecordInclusions(ctx context.Context, lane payment.Lane, ins []payment.Inclusion) error
+	RecordReplaced(ctx context.Context, lane payment.Lane, transaction int64) error
 	RecordOutcome(ctx context.Context, o payment.Outcome) error
 	Withdraw(ctx context.Context, id payment.ID, reason x402.Reason, message string) error
+
 	WatchedBlocks(ctx context.Context, n x402.Network, finalized, recent uint64) ([]chain.Head, error)
 	RecordFinal(ctx context.Context, n x402.Network, block chain.Head) error
 	RecordReorg(ctx context.Context, n x402.Network, block chain.Head) error
+	SpentToday(ctx context.Context, n x402.Network) (*big.Int, error)
 }
 
 // Config of one chain.
 type Config struct {
-	Network        x402.Network
-	ChainID        uint64
-	MaxInFlight    int
-	MaxQueued      int
+	Network x402.Network
+	ChainID uint64
+	// Holder names this process in leases: a UUID.
+	Holder   string
+	LeaseTTL time.Duration
+
+	MaxInFlight int
+	// MaxBatch payments in one transaction, of BatchAssets only.
+	MaxBatch    int
+	BatchAssets []chain.Address
+	// BlockShare of a block's gas that one batch may take, in percent.
+	BlockShare uint64
+	// Aggregator is Multicall3.
+	Aggregator chain.Address
+
+	BlockTime      time.Duration
 	PollInterval   time.Duration
 	ResendInterval time.Duration
-	Confirmations  uint64
+	BumpAfter      time.Duration
+	StallAfter     time.Duration
+	// PrepareTimeout of taking, simulating and signing once.
+	PrepareTimeout time.Duration
+
+	Confirmations uint64
 	// FinalityDepth in blocks; 0 asks the node's "finalized" tag.
 	FinalityDepth uint64
 	// MaxFeePerGas and MaxTip in wei per gas.
 	MaxFeePerGas, MaxTip uint64
-	MaxGas               uint64
-	GasMarginPercent     uint64
+	// MaxGas of one payment, MaxTxGas of one transaction.
+	MaxGas, MaxTxGas uint64
+	// GasPerPayment reserved in a batch before receipts tell better.
+	GasPerPayment    uint64
+	GasMarginPercent uint64
+	// MaxSpendPerDay in wei; 0 is no limit.
+	MaxSpendPerDay uint64
 	// Contracts that must have code.
 	Contracts []chain.Address
+	Treasury  Treasury
 }
 
-// Deps of a Chain; all are required.
+// Deps of a Chain; all are required but Heads and TreasurySigner.
 type Deps struct {
 	Config  Config
 	Node    Node
+	Sender  Sender
+	Heads   Heads
 	Store   Store
 	Signers []Signer
-	Schemes map[x402.SchemeName]scheme.Scheme
+	// TreasurySigner signs for the wallet that tops the lanes up.
+	TreasurySigner Signer
+	Schemes        map[x402.SchemeName]scheme.Scheme
 	// Moved is told of every payment whose state changed.
 	Moved   func(ids ...payment.ID)
 	Now     func() time.Time
@@ -106,41 +158,60 @@ type Deps struct {
 // Chain settles on one network.
 type Chain struct {
 	Deps
-	lanes []*lane
-	wake  chan struct{} // a payment was queued
-	sent  chan struct{} // a transaction was signed
+	lanes    []*lane // relayers
+	treasury *lane   // nil without one
+	gas      gasRule
+	wake     chan struct{} // a payment was queued
+	room     chan struct{} // a lane has room, or became ready
+	look     chan struct{} // a transaction was sent, or a block was made
+	judges   chan struct{} // bounds the questions asked about single payments
+	judging  sync.WaitGroup
 
-	mu        sync.Mutex
-	head      chain.Head
-	headSeen  time.Time // by our clock
-	tip       uint64
-	queued    int
-	prepared  bool  // the node was checked once
-	fault     error // why the chain could not be prepared; nil where it was
-	preparing map[payment.ID]bool
-	deferred  deferrals
+	mu       sync.Mutex
+	view     view
+	prepared bool  // the node was checked once
+	fault    error // why the chain could not be prepared; nil where it was
+	// lonely: there is no aggregator.
+	lonely bool
+	spent  *big.Int
+	// busy are payments that are being judged: no lane takes them meanwhile.
+	busy     map[payment.ID]bool
+	deferred deferrals
+	// solo are payments that could not share a transaction, or whose gas the rule
+	// does not cover.
+	solo map[payment.ID]bool
 	// checked is a head below which every block that a payment rests on was
-	// canonical when it was last looked at.
-	checked uint64
-	// headSet is when head was last taken over.
-	headSet time.Time
-	// sentAt is when a transaction's bytes last went to the node, by our clock.
-	sentAt map[int64]time.Time
+	// canonical when it was last looked at; safe is the chain's safe block.
+	checked, safe uint64
+	// deepWanted is when somebody last waited for more than one block.
+	deepWanted time.Time
 }
 
 // New wires a chain; Run starts it.
 func New(d Deps) *Chain {
 	c := &Chain{
-		Deps: d, wake: make(chan struct{}, 1), sent: make(chan struct{}, 1),
-		fault: errors.New("the node was not asked yet"), preparing: make(map[payment.ID]bool), deferred: make(deferrals), sentAt: make(map[int64]time.Time),
+		Deps: d, wake: make(chan struct{}, 1), room: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		judges: make(chan struct{}, maxJudges), fault: errors.New("the node was not asked yet"), spent: new(big.Int),
+		busy: make(map[payment.ID]bool), deferred: make(deferrals), solo: make(map[payment.ID]bool),
 	}
 	for _, s := range d.Signers {
-		c.lanes = append(c.lanes, &lane{chain: c, signer: s, wake: make(chan struct{}, 1)})
+		c.lanes = append(c.lanes, newLane(c, s, payment.RoleRelayer))
+	}
+	if d.TreasurySigner != nil {
+		c.treasury = newLane(c, d.TreasurySigner, payment.RoleTreasury)
 	}
 	return c
 }
 
-// Prepare checks the node against the configuration and records the lanes. An
+// wallets are the lanes and the treasury.
+func (c *Chain) wallets() []*lane {
+	if c.treasury == nil {
+		return c.lanes
+	}
+	return append(c.lanes[:len(c.lanes):len(c.lanes)], c.treasury)
+}
+
+// Prepare checks the node against the configuration and records the wallets. An
 // error that wraps chain.ErrUnavailable or payment.ErrUnavailable may heal: Run
 // tries again. Any other is a misconfiguration.
 func (c *Chain) Prepare(ctx context.Context) error {
@@ -168,83 +239,34 @@ func (c *Chain) prepare(ctx context.Context) error {
 			return fmt.Errorf("%w: no contract at %s", ErrWrongChain, contract)
 		}
 	}
-	if err := c.refresh(ctx); err != nil {
-		return err
-	}
-	for _, l := range c.lanes {
-		if err := l.enter(ctx); err != nil {
+	for _, l := range c.wallets() {
+		if l.row, err = c.Store.EnsureLane(ctx, c.Config.Network, l.signer.Address(), l.role, 0); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// refresh reads head, tip and queue length.
-func (c *Chain) refresh(ctx context.Context) error {
-	head, err := c.Node.Head(ctx)
-	if err != nil {
+	if err := c.refresh(ctx); err != nil {
 		return err
 	}
-	c.see(head) // whatever else fails, the node has answered
-	tip, err := c.Node.SuggestTip(ctx)
-	if err != nil {
-		// Not every node suggests one; the cap is what we are willing to pay.
-		tip = c.Config.MaxTip
-		c.Log.DebugContext(ctx, "node suggests no tip, the cap is used", slog.Any("error", err))
+	c.checkProfile(ctx)
+	return c.checkAggregator(ctx)
+}
+
+// checkAggregator has every payment go alone where the chain has no Multicall3.
+func (c *Chain) checkAggregator(ctx context.Context) error {
+	if c.Config.MaxBatch == 1 || len(c.Config.BatchAssets) == 0 {
+		return nil
 	}
-	queued, err := c.Store.CountQueued(ctx, c.Config.Network)
+	code, err := c.Node.Code(ctx, c.Config.Aggregator)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tip, c.queued = tip, queued
-	c.Metrics.queued.WithLabelValues(string(c.Config.Network)).Set(float64(queued))
+	c.lonely = len(code) == 0
+	if c.lonely {
+		c.Log.WarnContext(ctx, "the chain has no Multicall3: every payment goes alone")
+	}
 	return nil
-}
-
-func (c *Chain) see(h chain.Head) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.headSeen = c.Now()
-	// A lower head is a lagging node at first, and the truth if it lasts: the
-	// chain was rolled back, or the higher head was a lie.
-	if h.Number >= c.head.Number || c.headSeen.Sub(c.headSet) > staleHead {
-		c.head, c.headSet = h, c.headSeen
-	}
-	c.Metrics.head.WithLabelValues(string(c.Config.Network)).Set(float64(h.Number))
-}
-
-// Head is the latest block seen.
-func (c *Chain) Head() chain.Head {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.head
-}
-
-// DefaultLevel is how settled a payment must be where its caller does not say.
-func (c *Chain) DefaultLevel() payment.Level { return payment.Blocks(max(1, c.Config.Confirmations)) }
-
-// SettledUpTo is the highest block in which an included payment is settled at a
-// level; 0 where only a final one is. Blocks are counted up to a head below which
-// the including block was canonical when it was last looked at.
-func (c *Chain) SettledUpTo(l payment.Level) uint64 {
-	if l.IsDefault() {
-		l = c.DefaultLevel()
-	}
-	depth := l.Depth()
-	switch depth {
-	case 0: // safe is not asked of the node: what is final is safe
-		return 0
-	case 1:
-		return math.MaxInt64
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.checked+1 < depth {
-		return 0
-	}
-	return c.checked + 1 - depth
 }
 
 // Wake tells that a payment was queued.
@@ -257,17 +279,11 @@ func signal(ch chan struct{}) {
 	}
 }
 
-// healthInterval is how often balances, tip, queue and the node are looked at.
-const healthInterval = 2 * time.Second
-
-// staleHead is how long a node may be silent before nothing is settled by it.
-const staleHead = 5 * healthInterval
-
 // Ready is nil while the network can settle; otherwise the error wraps
 // chain.ErrNotReady, says why, and is safe to show to callers.
 func (c *Chain) Ready() error {
 	c.mu.Lock()
-	fault, seen, queued, head := c.fault, c.headSeen, c.queued, c.head
+	fault, seen, head := c.fault, c.view.seen, c.view.head
 	c.mu.Unlock()
 	switch {
 	case errors.Is(fault, payment.ErrUnavailable):
@@ -278,13 +294,15 @@ func (c *Chain) Ready() error {
 		return c.notReady("the chain's node can't be reached")
 	case c.Now().Sub(seen) > staleHead:
 		return c.notReady("the chain's node has not answered for a while")
-	case queued >= c.Config.MaxQueued:
-		return c.notReady("too many payments are queued")
 	case head.BaseFee >= c.Config.MaxFeePerGas:
 		return c.notReady("the chain's base fee is above the configured cap")
+	case c.overspent():
+		return c.notReady("the day's gas budget is spent")
+	case c.stalled():
+		return c.notReady("the chain makes no blocks")
 	}
 	for _, l := range c.lanes {
-		if l.canPay() {
+		if l.affordable() > 0 {
 			return nil
 		}
 	}
@@ -295,17 +313,8 @@ func (c *Chain) notReady(why string) error {
 	return fmt.Errorf("%w on %s: %s", chain.ErrNotReady, c.Config.Network, why)
 }
 
-// fees of the next transaction: head-room of twice the base fee plus the tip,
-// within the caps.
-func (c *Chain) fees() chain.Fees {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	tip := min(c.tip, c.Config.MaxTip, c.Config.MaxFeePerGas)
-	return chain.Fees{FeeCap: min(2*c.head.BaseFee+tip, c.Config.MaxFeePerGas), TipCap: tip}
-}
-
-// Run settles until ctx ends. It returns early only on a misconfiguration that
-// showed up after the start.
+// Run settles until ctx ends, and then gives its lanes back. It returns early
+// only on a misconfiguration that showed up after the start.
 func (c *Chain) Run(ctx context.Context) error {
 	for !c.isPrepared() {
 		if err := c.Prepare(ctx); err != nil {
@@ -319,13 +328,15 @@ func (c *Chain) Run(ctx context.Context) error {
 		}
 	}
 	var loops sync.WaitGroup
-	loops.Go(func() { c.watchHealth(ctx) })
-	loops.Go(func() { c.track(ctx) })
-	for _, l := range c.lanes {
-		loops.Go(func() { l.run(ctx) })
+	for _, loop := range []func(context.Context){c.watchHealth, c.keepLeases, c.track, c.dispatch} {
+		loops.Go(func() { loop(ctx) })
 	}
-	loops.Go(func() { c.spread(ctx) })
+	if c.Heads != nil {
+		loops.Go(func() { c.Heads.Run(ctx, c.pushed, c.Log) })
+	}
 	loops.Wait()
+	c.judging.Wait()
+	c.releaseLanes(ctx)
 	return nil
 }
 
@@ -333,33 +344,6 @@ func (c *Chain) isPrepared() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.prepared
-}
-
-// spread passes a wake-up on to every lane; each takes what it can.
-func (c *Chain) spread(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.wake:
-			for _, l := range c.lanes {
-				signal(l.wake)
-			}
-		}
-	}
-}
-
-func (c *Chain) watchHealth(ctx context.Context) {
-	for sleep(ctx, healthInterval) {
-		// One failed look is no fault: what was seen before stands until it is stale.
-		err := c.refresh(ctx)
-		for _, l := range c.lanes {
-			err = errors.Join(err, l.look(ctx))
-		}
-		if err != nil && ctx.Err() == nil {
-			c.Log.WarnContext(ctx, "chain not looked at", slog.Any("error", err))
-		}
-	}
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -143,13 +143,24 @@ func (b *Board) Run(ctx context.Context) error {
 	}
 }
 
+// mostAtOnce bounds the payments that are looked at in one tick.
+const mostAtOnce = 256
+
 // take returns whom to look at: what has moved, or all that is waited for.
 func (b *Board) take(all bool) []payment.ID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var ids []payment.ID
 	if all {
+		// A part at a time, in the order of the map, which is none: what this process
+		// moves is posted, and the rest has time.
 		for id := range b.waiting {
+			if len(ids) == mostAtOnce {
+				break
+			}
+			ids = append(ids, id)
+		}
+		for id := range b.moved {
 			ids = append(ids, id)
 		}
 	} else {

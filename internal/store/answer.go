@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"math"
 
 	"github.com/google/uuid"
@@ -12,9 +13,10 @@ import (
 
 const (
 	sqlCollect = `
-UPDATE payments AS p SET answered_at = coalesce(p.answered_at, now()), answered_by = $2::text::uuid, answered_key = $3
-WHERE p.id = $1::text::uuid AND (p.state = 'final' OR p.state = 'included' AND p.block_number <= $4)
-	AND (p.answered_by IS NULL OR p.answered_by = $2::text::uuid)
+UPDATE payments AS p SET answered_at = coalesce(p.answered_at, now()), answered_by = c.caller, answered_key = c.key
+FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::bigint[]) AS c(id, caller, key, up_to)
+WHERE p.id = c.id AND (p.state = 'final' OR p.state = 'included' AND p.block_number <= c.up_to)
+	AND (p.answered_by IS NULL OR p.answered_by = c.caller)
 RETURNING ` + paymentColumns
 	sqlReturnAnswer = `
 UPDATE payments SET answered_at = NULL, answered_by = NULL, answered_key = NULL
@@ -31,7 +33,17 @@ func (s *Store) Collect(ctx context.Context, id payment.ID, call string, key cha
 		return payment.Payment{}, false, payment.ErrNotFound
 	}
 	// Behind all claims of its group: those lock new rows only, these known ones.
-	f, err := s.write(ctx, query{sqlCollect, []any{parsed.String(), call, bytesOrNull(key), min(upTo, math.MaxInt64)}, "collect" + parsed.String()})
+	caller, err := uuid.Parse(call)
+	if err != nil {
+		return payment.Payment{}, false, fmt.Errorf("call id: %w", err)
+	}
+	f, err := s.write(ctx, query{
+		sql: sqlCollect, order: "collect" + parsed.String(),
+		mine: func(r *paymentRow) bool {
+			return hasID(parsed)(r) && r.answeredBy != nil && *r.answeredBy == caller.String()
+		},
+		args: []any{[16]byte(parsed), [16]byte(caller), bytesOrNull(key), min(upTo, math.MaxInt64)},
+	})
 	if err != nil || f.ok {
 		return f.payment, f.ok, err
 	}
@@ -42,6 +54,5 @@ func (s *Store) Collect(ctx context.Context, id payment.ID, call string, key cha
 // ReturnAnswer gives it back when the answer provably reached nobody, so that
 // the next identical call collects it (I2).
 func (s *Store) ReturnAnswer(ctx context.Context, id payment.ID, call string) error {
-	_, err := s.exec(ctx, sqlReturnAnswer, string(id), call)
-	return err
+	return s.exec(ctx, sqlReturnAnswer, string(id), call)
 }

@@ -18,7 +18,14 @@ const (
 INSERT INTO payments AS p (id, network, contract, payer, authorization_nonce, fingerprint, scheme, asset, pay_to,
 	amount, valid_after, valid_before, call_to, call_data, signature_hash, x402_version, resource,
 	claimed_at_block, state)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::numeric, $11::text::numeric, $12::text::numeric, $13, $14, $15, $16, $17, $18, 'queued')
+SELECT c.id, c.network, c.contract, c.payer, c.nonce, c.fingerprint, c.scheme, c.asset, c.pay_to,
+	c.amount::numeric, c.valid_after::numeric, c.valid_before::numeric, c.call_to, c.call_data, c.signature_hash, c.version, c.resource,
+	c.block, 'queued'
+FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::text[], $8::bytea[], $9::bytea[],
+	$10::text[], $11::text[], $12::text[], $13::bytea[], $14::bytea[], $15::bytea[], $16::smallint[], $17::text[], $18::bigint[])
+	WITH ORDINALITY AS c(id, network, contract, payer, nonce, fingerprint, scheme, asset, pay_to,
+	amount, valid_after, valid_before, call_to, call_data, signature_hash, version, resource, block, place)
+ORDER BY c.place
 ON CONFLICT ON CONSTRAINT payments_authorization DO NOTHING
 RETURNING ` + paymentColumns
 	sqlClaimAgain = `
@@ -45,11 +52,11 @@ func (s *Store) ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.
 	}
 	t, k, fp := p.Terms, p.Terms.Key, p.Terms.Fingerprint()
 	order := strings.Join([]string{"claim", string(k.Payer[:]), string(k.Nonce[:]), string(k.Network), string(k.Contract[:])}, "")
-	f, err := s.write(ctx, query{sqlClaim, []any{
-		id.String(), k.Network, k.Contract[:], k.Payer[:], k.Nonce[:], fp[:],
-		t.Scheme, t.Asset[:], t.PayTo[:], t.Amount.String(), t.ValidAfter.String(), t.ValidBefore.String(),
+	f, err := s.write(ctx, query{sql: sqlClaim, mine: hasID(id), order: order, args: []any{
+		[16]byte(id), string(k.Network), k.Contract[:], k.Payer[:], k.Nonce[:], fp[:],
+		string(t.Scheme), t.Asset[:], t.PayTo[:], t.Amount.String(), t.ValidAfter.String(), t.ValidBefore.String(),
 		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock,
-	}, order})
+	}})
 	if err != nil || f.ok {
 		return f.payment, f.ok, err
 	}
@@ -57,10 +64,10 @@ func (s *Store) ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.
 	if err != nil || known.State != payment.StateFailed || known.Sent() || known.Terms.Fingerprint() != fp {
 		return known, false, err
 	}
-	f, err = s.write(ctx, query{sqlClaimAgain, []any{
+	f, err = s.write(ctx, query{sql: sqlClaimAgain, order: order, args: []any{
 		k.Network, k.Contract[:], k.Payer[:], k.Nonce[:], fp[:], t.ValidAfter.String(), t.ValidBefore.String(),
 		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock,
-	}, order})
+	}})
 	if err != nil || f.ok {
 		return f.payment, f.ok, err
 	}

@@ -259,33 +259,3 @@ func TestLookingUpFindsWhatThereIsAndNothingElse(t *testing.T) {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
-
-func TestTheOldestQueuedPaymentsComeFirst(t *testing.T) {
-	t.Parallel()
-	r := open(t)
-	var want []payment.ID
-	for n := range 5 {
-		want = append(want, r.claim(t, n).ID)
-	}
-	elsewhere := sale(9)
-	elsewhere.Terms.Key.Network = "eip155:1"
-	if _, _, err := r.ClaimPayment(t.Context(), elsewhere); err != nil {
-		t.Fatal(err)
-	}
-	r.sign(t, r.lane(t, 1, 0), want[1])
-	want = append(want[:1], want[2:]...)
-	for _, most := range []int{1, 3, 4, 100} {
-		list, err := r.QueuedPayments(t.Context(), network, most)
-		must(t, err)
-		var got []payment.ID
-		for _, p := range list {
-			got = append(got, p.ID)
-		}
-		if diff := cmp.Diff(want[:min(most, len(want))], got); diff != "" {
-			t.Errorf("at most %d (-want +got):\n%s", most, diff)
-		}
-	}
-	if n, err := r.CountQueued(t.Context(), network); n != 4 || err != nil {
-		t.Errorf("counted %d, %v", n, err)
-	}
-}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +23,10 @@ const (
 type query struct {
 	sql  string
 	args []any
+	// mine, where it is set, says that sql takes an array for each argument and does
+	// all that wait at once, and which of the rows it returns is this query's.
+	// Statements of one row each would have their constraints prepared for every row.
+	mine func(*paymentRow) bool
 	// order of the locks it takes among those of others: two groups that take
 	// theirs in the same order never wait for each other.
 	order string
@@ -34,10 +39,10 @@ type found struct {
 }
 
 // lookUp reads one payment together with others, or payment.ErrNotFound.
-func (s *Store) lookUp(ctx context.Context, sql string, args ...any) (payment.Payment, error) {
+func (s *Store) lookUp(ctx context.Context, q query) (payment.Payment, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	f, err := s.lookups.Do(ctx, query{sql: sql, args: args})
+	f, err := s.lookups.Do(ctx, q)
 	if err == nil && !f.ok {
 		err = payment.ErrNotFound
 	}
@@ -114,23 +119,57 @@ func (s *Store) together(ctx context.Context, qs []query, count func(rows int)) 
 // send runs the members' queries in one round trip and one transaction: the
 // protocol makes one of all that is sent up to a sync.
 func (s *Store) send(ctx context.Context, qs []query, members []int) ([]*paymentRow, error) {
-	var batch pgx.Batch
-	for _, i := range members {
-		batch.Queue(qs[i].sql, qs[i].args...)
-	}
-	answers := s.pool.SendBatch(ctx, &batch)
 	rows := make([]*paymentRow, len(members))
-	for i := range rows {
-		row := new(paymentRow)
-		err := row.scan(answers.QueryRow())
-		if err == nil {
-			rows[i] = row
-		} else if !errors.Is(err, pgx.ErrNoRows) {
-			_ = answers.Close() // it says the same
-			return nil, err
+	var batch pgx.Batch
+	sets := make(map[string][]int) // by statement, the places in members
+	for at, i := range members {
+		q := &qs[i]
+		if q.mine != nil {
+			sets[q.sql] = append(sets[q.sql], at)
+			continue
 		}
+		batch.Queue(q.sql, q.args...).QueryRow(func(answer pgx.Row) error {
+			row := new(paymentRow)
+			err := row.scan(answer)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return nil
+			}
+			rows[at] = row
+			return err
+		})
 	}
-	return rows, answers.Close() // committed, or not
+	for _, sql := range slices.Sorted(maps.Keys(sets)) {
+		places := sets[sql]
+		batch.Queue(sql, columns(qs, members, places)...).Query(func(answers pgx.Rows) error {
+			defer answers.Close()
+			for answers.Next() {
+				row := new(paymentRow)
+				if err := row.scan(answers); err != nil {
+					return err
+				}
+				for _, at := range places {
+					if qs[members[at]].mine(row) {
+						rows[at] = row
+					}
+				}
+			}
+			return answers.Err()
+		})
+	}
+	return rows, s.pool.SendBatch(ctx, &batch).Close() // committed, or not
+}
+
+// columns are the arguments of queries with one statement, an array for each.
+func columns(qs []query, members, places []int) []any {
+	arrays := make([]any, len(qs[members[places[0]]].args))
+	for n := range arrays {
+		column := make([]any, len(places))
+		for k, at := range places {
+			column[k] = qs[members[at]].args[n]
+		}
+		arrays[n] = column
+	}
+	return arrays
 }
 
 // faultOfOne says whether a transaction failed for what one statement of it

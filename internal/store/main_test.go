@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -160,11 +161,35 @@ func (r record) claim(t *testing.T, n int) payment.Payment {
 	return p
 }
 
-func (r record) lane(t *testing.T, a byte, walletNonce uint64) payment.Lane {
+// wallet records a relayer wallet, which nobody holds.
+func (r record) wallet(t *testing.T, a byte, walletNonce uint64) payment.Lane {
 	t.Helper()
-	lane, err := r.EnsureLane(t.Context(), network, chain.Address{0: a}, walletNonce)
+	lane, err := r.EnsureLane(t.Context(), network, chain.Address{0: a}, payment.RoleRelayer, walletNonce)
 	must(t, err)
 	return lane
+}
+
+// lane is a wallet with a lease.
+func (r record) lane(t *testing.T, a byte, walletNonce uint64) payment.Lane {
+	t.Helper()
+	return r.acquire(t, r.wallet(t, a, walletNonce))
+}
+
+// acquire leases a lane for a replica that did nothing yet.
+func (r record) acquire(t *testing.T, lane payment.Lane) payment.Lane {
+	t.Helper()
+	held, ok, err := r.AcquireLane(t.Context(), lane, uuid.NewString(), time.Hour)
+	if err != nil || !ok {
+		t.Fatalf("lane %d not acquired: %v", lane.ID, err)
+	}
+	return held
+}
+
+// expire lets the lease of a lane run out by the database's clock.
+func (r record) expire(t *testing.T, lane payment.Lane) {
+	t.Helper()
+	_, err := r.conn.Exec(t.Context(), "UPDATE lanes SET lease_until = now() - interval '1 second' WHERE id = $1", lane.ID)
+	must(t, err)
 }
 
 // attempt is a signed transaction as far as the record looks at it.
@@ -174,21 +199,90 @@ func attempt(lane payment.Lane, walletNonce uint64) payment.Attempt {
 	return payment.Attempt{Hash: hash, Raw: []byte{2, byte(walletNonce)}, GasLimit: 120_000, Fees: chain.Fees{FeeCap: 1e9, TipCap: 1e6}}
 }
 
+// bump is the n-th replacement of such a transaction.
+func bump(lane payment.Lane, walletNonce uint64, n byte) payment.Attempt {
+	a := attempt(lane, walletNonce)
+	a.Hash[2], a.Raw, a.Fees = n, []byte{2, byte(walletNonce), n}, chain.Fees{FeeCap: 1e9 + uint64(n), TipCap: 1e6 + uint64(n)}
+	return a
+}
+
+// signing is a signer of attempts.
+type signing = func(ctx context.Context, walletNonce uint64) (payment.Attempt, error)
+
+func signer(lane payment.Lane) signing {
+	return func(_ context.Context, walletNonce uint64) (payment.Attempt, error) {
+		return attempt(lane, walletNonce), nil
+	}
+}
+
+func bumper(lane payment.Lane, n byte) signing {
+	return func(_ context.Context, walletNonce uint64) (payment.Attempt, error) {
+		return bump(lane, walletNonce, n), nil
+	}
+}
+
 // order asks for a transaction with these payments.
-func order(lane payment.Lane, ids ...payment.ID) payment.Order {
-	return payment.Order{Payments: ids, Sign: func(walletNonce uint64) (payment.Attempt, error) { return attempt(lane, walletNonce), nil }}
+func order(lane payment.Lane, ps ...payment.Payment) payment.Order {
+	return payment.Order{Payments: ps, Sign: signer(lane)}
 }
 
 const manyOpen = 1000
 
+// preparing makes orders of payments.
+type preparing = func(ctx context.Context, ps []payment.Payment) ([]payment.Order, error)
+
+// work takes everything that is queued.
+func work(maxOpen int, prepare preparing) payment.Work {
+	return payment.Work{Most: manyOpen, MaxOpen: maxOpen, Timeout: time.Minute, Prepare: prepare}
+}
+
+// shared makes one order of the payments with these ids.
+func shared(lane payment.Lane, ids ...payment.ID) preparing {
+	return func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
+		ps = slices.DeleteFunc(ps, func(p payment.Payment) bool { return !slices.Contains(ids, p.ID) })
+		if len(ps) == 0 {
+			return nil, nil
+		}
+		return []payment.Order{order(lane, ps...)}, nil
+	}
+}
+
+// alone makes an order of each payment.
+func alone(lane payment.Lane) preparing {
+	return func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
+		orders := make([]payment.Order, len(ps))
+		for i := range ps {
+			orders[i] = order(lane, ps[i])
+		}
+		return orders, nil
+	}
+}
+
 // sign signs one transaction with these payments.
 func (r record) sign(t *testing.T, lane payment.Lane, ids ...payment.ID) payment.Transaction {
 	t.Helper()
-	signed, err := r.Sign(t.Context(), lane, manyOpen, []payment.Order{order(lane, ids...)})
-	if err != nil || len(signed) != 1 {
+	signed, err := r.Take(t.Context(), lane, work(manyOpen, shared(lane, ids...)))
+	if err != nil || len(signed) != 1 || len(signed[0].Payments) != len(ids) {
 		t.Fatalf("signed %d transactions: %v", len(signed), err)
 	}
 	return signed[0].Transaction
+}
+
+// include records one mined transaction.
+func (r record) include(t *testing.T, tx payment.Transaction, rc *chain.Receipt, outcomes ...payment.Outcome) {
+	t.Helper()
+	open := one[int](t, r.conn, "SELECT count(*) FROM payments WHERE transaction_id = $1 AND state IN ('signed', 'broadcast')", tx.ID)
+	must(t, r.RecordInclusions(t.Context(), tx.Lane, []payment.Inclusion{
+		{Transaction: tx.ID, Receipt: rc, Outcomes: outcomes, Undecided: len(outcomes) < open},
+	}))
+}
+
+// opened lists a lane's open transactions.
+func (r record) opened(t *testing.T, lane payment.Lane) []payment.Carried {
+	t.Helper()
+	list, err := r.OpenTransactions(t.Context(), lane)
+	must(t, err)
+	return list
 }
 
 func (r record) payment(t *testing.T, id payment.ID) payment.Payment {
@@ -210,6 +304,16 @@ func (r record) wantState(t *testing.T, id payment.ID, want payment.State) payme
 func (r record) events(t *testing.T) []string {
 	t.Helper()
 	return column[string](t, r.conn, "SELECT type FROM outbox ORDER BY id")
+}
+
+// dump is every row that methods of a lane write, as text.
+func (r record) dump(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	for _, table := range []string{"lanes", "payments", "transactions", "attempts", "outbox", "spending"} {
+		all[table] = column[string](t, r.conn, "SELECT x::text FROM "+table+" x ORDER BY 1")
+	}
+	return all
 }
 
 // receipt of a transaction's newest attempt in a block.

@@ -6,8 +6,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"facilitator/internal/chain"
 	"facilitator/internal/payment"
 	"facilitator/internal/store"
+	"facilitator/internal/x402"
 )
 
 // schema is what the database consists of, in words.
@@ -89,4 +91,69 @@ func TestReplicasThatStartTogetherMigrateOnce(t *testing.T) {
 		t.Errorf("%d steps were applied, there are %d", total, len(all))
 	}
 	r.claim(t, 1)
+}
+
+// TestASchemaWithDataGoesBackAVersionAndUpAgain: what version 2 added has a
+// meaning in version 1, and no row is lost.
+func TestASchemaWithDataGoesBackAVersionAndUpAgain(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	lane := r.lane(t, 1, 0)
+	reversed := r.settledBy(t, 1, lane, 7)
+	settled := r.settledBy(t, 2, lane, 8)
+	given, bumped := r.claim(t, 3).ID, r.claim(t, 4).ID
+	void, open := r.sign(t, lane, given), r.sign(t, lane, bumped)
+	must(t, r.RecordReplaced(t.Context(), lane, void.ID))
+	_, err := r.AddAttempt(t.Context(), lane, open.ID, bumper(lane, 1))
+	must(t, err)
+	must(t, r.RecordReorg(t.Context(), network, head(7)))
+	p := r.payment(t, reversed)
+	must(t, r.RecordOutcome(t.Context(), p.Failed(x402.ReasonExactNonceUsed, "", &payment.Evidence{Kind: payment.EvidenceConsumed})))
+	treasury, err := r.EnsureLane(t.Context(), network, chain.Address{0: 9}, payment.RoleTreasury, 0)
+	must(t, err)
+	treasury = r.acquire(t, treasury)
+	_, err = r.SignTopUp(t.Context(), treasury, topUp(treasury, 1, 1))
+	must(t, err)
+
+	rows := func() map[string]int {
+		counts := map[string]int{}
+		for _, table := range []string{"lanes", "payments", "transactions", "attempts", "outbox"} {
+			counts[table] = one[int](t, r.conn, "SELECT count(*) FROM "+table)
+		}
+		return counts
+	}
+	want := rows()
+	if version, err := r.MigrateDown(t.Context()); version != 2 || err != nil {
+		t.Fatalf("took back %d: %v", version, err)
+	}
+	want["outbox"]-- // version 1 has no word for it
+	if diff := cmp.Diff(want, rows()); diff != "" {
+		t.Errorf("rows of version 1 (-want +got):\n%s", diff)
+	}
+	if state := one[string](t, r.conn, "SELECT state FROM transactions WHERE id = $1", void.ID); state != "broadcast" {
+		t.Errorf("a transaction that was given up is %s", state)
+	}
+	if applied, err := r.MigrateUp(t.Context()); len(applied) != 1 || err != nil {
+		t.Fatalf("applied %v: %v", applied, err)
+	}
+	if diff := cmp.Diff(want, rows()); diff != "" {
+		t.Errorf("rows of version 2 (-want +got):\n%s", diff)
+	}
+	for id, state := range map[payment.ID]payment.State{
+		reversed: payment.StateFailed, settled: payment.StateIncluded, given: payment.StateSigned, bumped: payment.StateSigned,
+	} {
+		r.wantState(t, id, state)
+	}
+	// Nobody holds the lanes now, and they work on.
+	again := r.acquire(t, lane)
+	list := r.opened(t, again)
+	if len(list) != 3 {
+		t.Fatalf("open: %+v", list)
+	}
+	if tx := list[2].Transaction; tx.ID != open.ID || len(tx.Attempts) != 2 {
+		t.Errorf("transaction %+v, want both attempts", tx)
+	}
+	if tx := r.sign(t, again, r.claim(t, 5).ID); tx.WalletNonce != 4 {
+		t.Errorf("next wallet nonce %d", tx.WalletNonce)
+	}
 }

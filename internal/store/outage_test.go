@@ -83,27 +83,41 @@ func everyMethod(s *store.Store) map[string]func(context.Context) error {
 		"PaymentsByNonce": func(ctx context.Context) error {
 			return drop(s.PaymentsByNonce(ctx, network, chain.Address{}, chain.Hash{}))
 		},
-		"QueuedPayments": func(ctx context.Context) error { return drop(s.QueuedPayments(ctx, network, 1)) },
-		"CountQueued":    func(ctx context.Context) error { return drop(s.CountQueued(ctx, network)) },
-		"Standings":      func(ctx context.Context) error { return drop(s.Standings(ctx, []payment.ID{id})) },
+		"CountQueued": func(ctx context.Context) error { return drop(s.CountQueued(ctx, network)) },
+		"Standings":   func(ctx context.Context) error { return drop(s.Standings(ctx, []payment.ID{id})) },
 		"Collect": func(ctx context.Context) error {
 			_, _, err := s.Collect(ctx, id, newCall(), chain.Hash{}, 1)
 			return err
 		},
-		"ReturnAnswer":     func(ctx context.Context) error { return s.ReturnAnswer(ctx, id, newCall()) },
-		"EnsureLane":       func(ctx context.Context) error { return drop(s.EnsureLane(ctx, network, chain.Address{}, 0)) },
-		"NextWalletNonce":  func(ctx context.Context) error { return drop(s.NextWalletNonce(ctx, lane)) },
-		"Sign":             func(ctx context.Context) error { return drop(s.Sign(ctx, lane, 1, []payment.Order{order(lane, id)})) },
-		"MarkBroadcast":    func(ctx context.Context) error { return s.MarkBroadcast(ctx, []int64{1}) },
-		"OpenTransactions": func(ctx context.Context) error { return drop(s.OpenTransactions(ctx, network)) },
-		"RecordInclusion": func(ctx context.Context) error {
-			return s.RecordInclusion(ctx, payment.Inclusion{Receipt: &chain.Receipt{}})
+		"ReturnAnswer": func(ctx context.Context) error { return s.ReturnAnswer(ctx, id, newCall()) },
+		"EnsureLane": func(ctx context.Context) error {
+			return drop(s.EnsureLane(ctx, network, chain.Address{}, payment.RoleRelayer, 0))
 		},
-		"RecordOutcome": func(ctx context.Context) error { return s.RecordOutcome(ctx, p.Requeued()) },
-		"Withdraw":      func(ctx context.Context) error { return s.Withdraw(ctx, id, x402.ReasonUnexpectedSettle, "") },
-		"WatchedBlocks": func(ctx context.Context) error { return drop(s.WatchedBlocks(ctx, network, 1, 1)) },
-		"RecordFinal":   func(ctx context.Context) error { return s.RecordFinal(ctx, network, chain.Head{}) },
-		"RecordReorg":   func(ctx context.Context) error { return s.RecordReorg(ctx, network, chain.Head{}) },
+		"NextWalletNonce": func(ctx context.Context) error { return drop(s.NextWalletNonce(ctx, lane)) },
+		"AcquireLane": func(ctx context.Context) error {
+			_, ok, err := s.AcquireLane(ctx, lane, newCall(), time.Minute)
+			return drop(ok, err)
+		},
+		"RenewLanes":       func(ctx context.Context) error { return drop(s.RenewLanes(ctx, []payment.Lane{lane}, time.Minute)) },
+		"ReleaseLanes":     func(ctx context.Context) error { return s.ReleaseLanes(ctx, []payment.Lane{lane}) },
+		"LaneReorgs":       func(ctx context.Context) error { return drop(s.LaneReorgs(ctx, network)) },
+		"ReopenReplaced":   func(ctx context.Context) error { return drop(s.ReopenReplaced(ctx, lane, 1)) },
+		"ParkLane":         func(ctx context.Context) error { return s.ParkLane(ctx, lane, "poor") },
+		"Take":             func(ctx context.Context) error { return drop(s.Take(ctx, lane, work(1, alone(lane)))) },
+		"AddAttempt":       func(ctx context.Context) error { return drop(s.AddAttempt(ctx, lane, 1, signer(lane))) },
+		"SignTopUp":        func(ctx context.Context) error { return drop(s.SignTopUp(ctx, lane, topUp(lane, 1, 1))) },
+		"MarkBroadcast":    func(ctx context.Context) error { return s.MarkBroadcast(ctx, lane, []int64{1}) },
+		"OpenTransactions": func(ctx context.Context) error { return drop(s.OpenTransactions(ctx, lane)) },
+		"RecordInclusions": func(ctx context.Context) error {
+			return s.RecordInclusions(ctx, lane, []payment.Inclusion{{Receipt: &chain.Receipt{}}})
+		},
+		"RecordReplaced": func(ctx context.Context) error { return s.RecordReplaced(ctx, lane, 1) },
+		"SpentToday":     func(ctx context.Context) error { return drop(s.SpentToday(ctx, network)) },
+		"RecordOutcome":  func(ctx context.Context) error { return s.RecordOutcome(ctx, p.Requeued()) },
+		"Withdraw":       func(ctx context.Context) error { return s.Withdraw(ctx, id, x402.ReasonUnexpectedSettle, "") },
+		"WatchedBlocks":  func(ctx context.Context) error { return drop(s.WatchedBlocks(ctx, network, 1, 1)) },
+		"RecordFinal":    func(ctx context.Context) error { return s.RecordFinal(ctx, network, chain.Head{}) },
+		"RecordReorg":    func(ctx context.Context) error { return s.RecordReorg(ctx, network, chain.Head{}) },
 	}
 }
 

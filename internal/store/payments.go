@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 const paymentColumns = `p.id::text, p.network, p.contract, p.payer, p.authorization_nonce, p.scheme, p.asset, p.pay_to,
 	p.amount::text, p.valid_after::text, p.valid_before::text, p.call_to, p.call_data, p.signature_hash,
 	p.x402_version, p.resource, p.claimed_at_block, p.state, p.tries, p.transaction_id,
-	p.tx_hash, p.block_number, p.block_hash, p.reason, p.message, p.evidence, p.created_at, p.updated_at, p.answered_at, p.answered_key`
+	p.tx_hash, p.block_number, p.block_hash, p.reason, p.message, p.evidence, p.created_at, p.updated_at, p.answered_at, p.answered_key, p.answered_by::text, p.reorged`
 
 // paymentRow is a row as the driver reads it: nothing in it can be refused.
 type paymentRow struct {
@@ -30,6 +31,13 @@ type paymentRow struct {
 	reason, message                                     *string
 	claimedAt                                           int64
 	answered                                            *time.Time
+	answeredBy                                          *string
+}
+
+// hasID says whether a row is the payment with that id.
+func hasID(id uuid.UUID) func(*paymentRow) bool {
+	text := payment.ID(id.String())
+	return func(r *paymentRow) bool { return r.p.ID == text }
 }
 
 func (r *paymentRow) scan(row pgx.Row) error {
@@ -37,7 +45,7 @@ func (r *paymentRow) scan(row pgx.Row) error {
 	return row.Scan(&p.ID, &p.Terms.Key.Network, &r.contract, &r.payer, &r.nonce, &p.Terms.Scheme, &r.asset, &r.payTo,
 		&r.amount, &r.after, &r.before, &r.callTo, &p.Terms.Call.Data, &r.signature,
 		&p.Version, &p.Resource, &r.claimedAt, &p.State, &p.Tries, &r.txID,
-		&r.txHash, &r.block, &r.blockHash, &r.reason, &r.message, &r.evidence, &p.CreatedAt, &p.UpdatedAt, &r.answered, &r.answeredKey)
+		&r.txHash, &r.block, &r.blockHash, &r.reason, &r.message, &r.evidence, &p.CreatedAt, &p.UpdatedAt, &r.answered, &r.answeredKey, &r.answeredBy, &p.Reorged)
 }
 
 func (r *paymentRow) payment() (payment.Payment, error) {
@@ -104,16 +112,15 @@ func bytesOrNull(h chain.Hash) []byte {
 }
 
 const (
-	sqlPaymentByKey = `SELECT ` + paymentColumns + ` FROM payments p
-WHERE p.network = $1 AND p.contract = $2 AND p.payer = $3 AND p.authorization_nonce = $4`
-	sqlPaymentByID      = `SELECT ` + paymentColumns + ` FROM payments p WHERE p.id = $1::text::uuid`
+	sqlPaymentByKey = `SELECT ` + paymentColumns + `
+FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[]) AS k(network, contract, payer, nonce)
+JOIN payments p ON p.network = k.network AND p.contract = k.contract AND p.payer = k.payer AND p.authorization_nonce = k.nonce`
+	sqlPaymentByID      = `SELECT ` + paymentColumns + ` FROM payments p WHERE p.id = ANY($1::uuid[])`
 	sqlPaymentsByTxHash = `SELECT ` + paymentColumns + ` FROM payments p
-WHERE p.network = $1 AND (p.tx_hash = $2 OR p.transaction_id = (SELECT a.transaction_id FROM attempts a WHERE a.hash = $2))
+WHERE p.network = $1 AND (p.tx_hash = $2 AND p.evidence->>'kind' = 'other_transaction' OR p.transaction_id = (SELECT a.transaction_id FROM attempts a WHERE a.hash = $2))
 ORDER BY p.created_at, p.id LIMIT 100`
 	sqlPaymentsByNonce = `SELECT ` + paymentColumns + ` FROM payments p
 WHERE p.network = $1 AND p.payer = $2 AND p.authorization_nonce = $3 ORDER BY p.created_at, p.id LIMIT 100`
-	sqlQueuedPayments = `SELECT ` + paymentColumns + ` FROM payments p
-WHERE p.network = $1 AND p.state = 'queued' ORDER BY p.created_at, p.id LIMIT $2`
 )
 
 func (s *Store) manyPayments(ctx context.Context, sql string, args ...any) ([]payment.Payment, error) {
@@ -129,7 +136,12 @@ func (s *Store) manyPayments(ctx context.Context, sql string, args ...any) ([]pa
 
 // PaymentByKey finds the payment that owns an authorization, or payment.ErrNotFound.
 func (s *Store) PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error) {
-	return s.lookUp(ctx, sqlPaymentByKey, k.Network, k.Contract[:], k.Payer[:], k.Nonce[:])
+	return s.lookUp(ctx, query{
+		sql: sqlPaymentByKey, args: []any{string(k.Network), k.Contract[:], k.Payer[:], k.Nonce[:]},
+		mine: func(r *paymentRow) bool {
+			return bytes.Equal(r.nonce, k.Nonce[:]) && bytes.Equal(r.payer, k.Payer[:]) && bytes.Equal(r.contract, k.Contract[:]) && r.p.Terms.Key.Network == k.Network
+		},
+	})
 }
 
 // PaymentByID finds a payment, or payment.ErrNotFound.
@@ -138,7 +150,7 @@ func (s *Store) PaymentByID(ctx context.Context, id payment.ID) (payment.Payment
 	if err != nil {
 		return payment.Payment{}, payment.ErrNotFound
 	}
-	return s.lookUp(ctx, sqlPaymentByID, parsed.String())
+	return s.lookUp(ctx, query{sql: sqlPaymentByID, args: []any{[16]byte(parsed)}, mine: hasID(parsed)})
 }
 
 // PaymentsByTransaction lists the payments that a hash settled, or that the
@@ -153,11 +165,6 @@ func (s *Store) PaymentsByNonce(ctx context.Context, n x402.Network, payer chain
 	return s.manyPayments(ctx, sqlPaymentsByNonce, n, payer[:], nonce[:])
 }
 
-// QueuedPayments lists the oldest payments for which nothing is signed.
-func (s *Store) QueuedPayments(ctx context.Context, n x402.Network, most int) ([]payment.Payment, error) {
-	return s.manyPayments(ctx, sqlQueuedPayments, n, most)
-}
-
 const sqlCountQueued = `SELECT count(*) FROM payments WHERE network = $1 AND state = 'queued'`
 
 // CountQueued counts the payments for which nothing is signed.
@@ -170,13 +177,25 @@ func (s *Store) CountQueued(ctx context.Context, n x402.Network) (int, error) {
 }
 
 const sqlStandings = `
-SELECT id::text, state, tries, tx_hash, block_number FROM payments WHERE id = ANY($1::text[]::uuid[])`
+SELECT id::text, state, tries, tx_hash, block_number FROM payments WHERE id = ANY($1)`
+
+// uuids are ids as the database's own type, which costs it no reading; what is none
+// is left out.
+func uuids(ids []payment.ID) [][16]byte {
+	list := make([][16]byte, 0, len(ids))
+	for _, id := range ids {
+		if parsed, err := uuid.Parse(string(id)); err == nil {
+			list = append(list, parsed)
+		}
+	}
+	return list
+}
 
 // Standings reads where many payments are.
 func (s *Store) Standings(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.Standing, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, sqlStandings, ids)
+	rows, err := s.pool.Query(ctx, sqlStandings, uuids(ids))
 	if err != nil {
 		return nil, unavailable(err)
 	}

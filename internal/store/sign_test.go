@@ -1,9 +1,11 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -21,21 +23,31 @@ func TestConcurrentSigningGivesContiguousWalletNonces(t *testing.T) {
 	replicas := []*store.Store{r.Store, openStore(t, r.url)}
 	const payments, signers, maxOpen, floor = 120, 16, 50, 7
 	lane := r.lane(t, 1, floor)
-	ids := make([]payment.ID, payments)
-	for i := range ids {
-		ids[i] = r.claim(t, i).ID
+	for i := range payments {
+		r.claim(t, i)
+	}
+	pairs := func(ps []payment.Payment) (orders []payment.Order) {
+		for pair := range slices.Chunk(ps, 2) {
+			if len(pair) == 2 { // the last may be alone, where others have the rest
+				orders = append(orders, order(lane, pair...))
+			}
+		}
+		return orders
 	}
 	var errs [signers]error
 	together(signers, func(i int) {
-		// Pairs of payments, each signer from another place on.
-		var orders []payment.Order
-		for k := 0; k < payments; k += 2 {
-			at := (k + 14*i) % payments
-			orders = append(orders, order(lane, ids[at], ids[at+1]))
-		}
-		for range 3 {
-			_, err := replicas[i%2].Sign(t.Context(), lane, maxOpen, orders)
-			errs[i] = errors.Join(errs[i], err)
+		for errs[i] == nil { // until the lane is full
+			var prepared []payment.Order
+			signed, err := replicas[i%2].Take(t.Context(), lane, payment.Work{
+				Most: 6, MaxOpen: maxOpen, Timeout: time.Minute,
+				Prepare: func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
+					prepared = pairs(ps)
+					return prepared, nil
+				},
+			})
+			if errs[i] = err; len(signed) < len(prepared) {
+				return
+			}
 		}
 	})
 	must(t, errors.Join(errs[:]...))
@@ -68,10 +80,10 @@ func TestAFailingSignerWritesNothing(t *testing.T) {
 	lane := r.lane(t, 1, 0)
 	good, bad := r.claim(t, 1).ID, r.claim(t, 2).ID
 	locked := errors.New("key store is locked")
-	signed, err := r.Sign(t.Context(), lane, manyOpen, []payment.Order{
-		order(lane, good),
-		{Payments: []payment.ID{bad}, Sign: func(uint64) (payment.Attempt, error) { return payment.Attempt{}, locked }},
-	})
+	signed, err := r.Take(t.Context(), lane, work(manyOpen, func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
+		broken := func(context.Context, uint64) (payment.Attempt, error) { return payment.Attempt{}, locked }
+		return []payment.Order{order(lane, ps[0]), {Payments: ps[1:], Sign: broken}}, nil
+	}))
 	wantErr(t, err, locked)
 	if signed != nil || errors.Is(err, payment.ErrUnavailable) {
 		t.Errorf("signed %v, and the error blames the record: %v", signed, err)
@@ -91,28 +103,96 @@ func TestAFailingSignerWritesNothing(t *testing.T) {
 	}
 }
 
-func TestAnOrderThatCameTooLateTakesNoNonce(t *testing.T) {
+func TestAFailingPreparationWritesNothing(t *testing.T) {
 	t.Parallel()
 	r := open(t)
 	lane := r.lane(t, 1, 0)
-	taken, free, withdrawn := r.claim(t, 1).ID, r.claim(t, 2).ID, r.claim(t, 3).ID
+	id := r.claim(t, 1).ID
+	silent := errors.New("the node is silent")
+	before := r.dump(t)
+	_, err := r.Take(t.Context(), lane, work(manyOpen, func(context.Context, []payment.Payment) ([]payment.Order, error) {
+		return nil, silent
+	}))
+	wantErr(t, err, silent)
+	if diff := cmp.Diff(before, r.dump(t)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+	r.sign(t, lane, id)
+}
+
+// TestOnlyWhatIsQueuedIsSigned: orders for anything but what was taken are
+// refused whole.
+func TestOnlyWhatIsQueuedIsSigned(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	lane := r.lane(t, 1, 0)
+	taken, withdrawn := r.claim(t, 1).ID, r.claim(t, 2).ID
 	r.sign(t, lane, taken)
 	must(t, r.Withdraw(t.Context(), withdrawn, x402.ReasonUnexpectedSettle, "no wallet"))
-	called := 0
-	counted := func(o payment.Order) payment.Order {
-		sign := o.Sign
-		o.Sign = func(n uint64) (payment.Attempt, error) { called++; return sign(n) }
-		return o
+	free := r.claim(t, 3).ID
+	stranger := payment.Payment{ID: "0198c0de-0000-7000-8000-000000000000"}
+	before := r.dump(t)
+	for name, late := range map[string]payment.Payment{"signed": r.payment(t, taken), "withdrawn": r.payment(t, withdrawn), "none of ours": stranger} {
+		_, err := r.Take(t.Context(), lane, work(manyOpen, func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
+			if len(ps) != 1 || ps[0].ID != free {
+				t.Errorf("took %+v, want the queued payment", ps)
+			}
+			return []payment.Order{order(lane, ps[0], late)}, nil
+		}))
+		if !errors.Is(err, payment.ErrTransition) {
+			t.Errorf("an order with a payment that is %s: %v", name, err)
+		}
 	}
-	signed, err := r.Sign(t.Context(), lane, manyOpen, []payment.Order{
-		counted(order(lane, taken)), counted(order(lane, withdrawn)), counted(order(lane, taken, free)),
-		counted(order(lane, "0198c0de-0000-7000-8000-000000000000")), counted(order(lane, free)), counted(order(lane, free)),
-	})
-	if err != nil || len(signed) != 1 || signed[0].Transaction.WalletNonce != 1 || called != 1 {
-		t.Errorf("signed %+v, asked the signer %d times: %v", signed, called, err)
+	if diff := cmp.Diff(before, r.dump(t)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
 	}
-	r.wantState(t, free, payment.StateSigned)
-	r.wantState(t, withdrawn, payment.StateFailed)
+	if tx := r.sign(t, lane, free); tx.WalletNonce != 1 {
+		t.Errorf("the refused orders took wallet nonces: the next is %d", tx.WalletNonce)
+	}
+}
+
+func TestTheOldestPaymentsAreTakenFirst(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	lane := r.lane(t, 1, 0)
+	var ids []payment.ID
+	for n := range 5 {
+		ids = append(ids, r.claim(t, n).ID)
+	}
+	var seen []payment.ID
+	look := func(most int, except ...payment.ID) []payment.ID {
+		t.Helper()
+		seen = nil
+		_, err := r.Take(t.Context(), lane, payment.Work{
+			Most: most, MaxOpen: manyOpen, Except: except, Timeout: time.Minute,
+			Prepare: func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
+				for _, p := range ps {
+					seen = append(seen, p.ID)
+				}
+				return nil, nil
+			},
+		})
+		must(t, err)
+		return seen
+	}
+	if got := look(3); !slices.Equal(got, ids[:3]) {
+		t.Errorf("took %v of %v", got, ids)
+	}
+	if got := look(3, ids[0], ids[2]); !slices.Equal(got, []payment.ID{ids[1], ids[3], ids[4]}) {
+		t.Errorf("took %v of %v without the first and the third", got, ids)
+	}
+	elsewhere := sale(9)
+	elsewhere.Terms.Key.Network = "eip155:1"
+	if _, _, err := r.ClaimPayment(t.Context(), elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	r.sign(t, lane, ids[1])
+	if got := look(9); !slices.Equal(got, append(ids[:1:1], ids[2:]...)) {
+		t.Errorf("took %v of %v after the second was signed", got, ids)
+	}
+	if n, err := r.CountQueued(t.Context(), network); n != 4 || err != nil {
+		t.Errorf("counted %d, %v", n, err)
+	}
 }
 
 func TestAFullLaneSignsNothing(t *testing.T) {
@@ -121,17 +201,24 @@ func TestAFullLaneSignsNothing(t *testing.T) {
 	lane, other := r.lane(t, 1, 0), r.lane(t, 2, 0)
 	ids := []payment.ID{r.claim(t, 1).ID, r.claim(t, 2).ID, r.claim(t, 3).ID}
 	first := r.sign(t, lane, ids[0])
-	signed, err := r.Sign(t.Context(), lane, 1, []payment.Order{order(lane, ids[1])})
-	if err != nil || len(signed) != 0 {
-		t.Errorf("signed %v, %v", signed, err)
+	take := func(lane payment.Lane, maxOpen int) []payment.Carried {
+		t.Helper()
+		signed, err := r.Take(t.Context(), lane, work(maxOpen, alone(lane)))
+		must(t, err)
+		return signed
 	}
-	// Another lane is not full, nor is this one once its transaction is mined.
-	if signed, err := r.Sign(t.Context(), other, 1, []payment.Order{order(other, ids[1])}); err != nil || len(signed) != 1 {
-		t.Errorf("another lane signed %v, %v", signed, err)
+	if signed := take(lane, 1); len(signed) != 0 {
+		t.Errorf("signed %v", signed)
 	}
-	must(t, r.RecordInclusion(t.Context(), payment.Inclusion{Transaction: first.ID, Receipt: receipt(first, 1, false)}))
-	if signed, err := r.Sign(t.Context(), lane, 1, []payment.Order{order(lane, ids[2])}); err != nil || len(signed) != 1 {
-		t.Errorf("with room again signed %v, %v", signed, err)
+	// Another lane is not full, but holds no more than it may.
+	if signed := take(other, 1); len(signed) != 1 || signed[0].Payments[0].ID != ids[1] {
+		t.Errorf("another lane signed %+v", signed)
+	}
+	r.wantState(t, ids[2], payment.StateQueued)
+	// Nor is this one full once its transaction is mined.
+	r.include(t, first, receipt(first, 1, false))
+	if signed := take(lane, 1); len(signed) != 1 {
+		t.Errorf("with room again signed %v", signed)
 	}
 }
 
@@ -148,7 +235,7 @@ func TestALaneNeverSignsBelowWhatItsWalletUsed(t *testing.T) {
 		t.Errorf("first wallet nonce %d", n)
 	}
 	for _, step := range []struct{ seen, want uint64 }{{3, 5}, {5, 5}, {9, 9}, {0, 9}} {
-		if again := r.lane(t, 1, step.seen); again != lane {
+		if again := r.wallet(t, 1, step.seen); again.ID != lane.ID {
 			t.Errorf("the same wallet is lane %+v and %+v", lane, again)
 		}
 		if n := next(); n != step.want {
@@ -158,7 +245,7 @@ func TestALaneNeverSignsBelowWhatItsWalletUsed(t *testing.T) {
 	if tx := r.sign(t, lane, r.claim(t, 1).ID); tx.WalletNonce != 9 || next() != 10 {
 		t.Errorf("signed wallet nonce %d, next is %d", tx.WalletNonce, next())
 	}
-	if elsewhere, err := r.EnsureLane(t.Context(), "eip155:1", lane.Address, 0); err != nil || elsewhere.ID == lane.ID {
+	if elsewhere, err := r.EnsureLane(t.Context(), "eip155:1", lane.Address, payment.RoleRelayer, 0); err != nil || elsewhere.ID == lane.ID {
 		t.Errorf("the same wallet on another network is the same lane: %v", err)
 	}
 }
@@ -166,30 +253,30 @@ func TestALaneNeverSignsBelowWhatItsWalletUsed(t *testing.T) {
 func TestOpenTransactionsHoldAllThatSendingNeeds(t *testing.T) {
 	t.Parallel()
 	r := open(t)
-	second, first := r.lane(t, 2, 0), r.lane(t, 1, 40)
-	a, b, c := r.claim(t, 1).ID, r.claim(t, 2).ID, r.claim(t, 3).ID
-	r.sign(t, first, a, b)
-	sent := r.sign(t, second, c)
-	must(t, r.MarkBroadcast(t.Context(), []int64{sent.ID}))
-	list, err := r.OpenTransactions(t.Context(), network)
-	must(t, err)
+	other, lane := r.lane(t, 2, 0), r.lane(t, 1, 40)
+	a, b, c, d := r.claim(t, 1).ID, r.claim(t, 2).ID, r.claim(t, 3).ID, r.claim(t, 4).ID
+	sent := r.sign(t, lane, c)
+	r.sign(t, lane, a, b)
+	r.sign(t, other, d)
+	must(t, r.MarkBroadcast(t.Context(), lane, []int64{sent.ID}))
+	list := r.opened(t, lane)
 	want := []payment.Carried{
 		{
-			Transaction: payment.Transaction{Lane: second, WalletNonce: 0, State: payment.TxBroadcast, Attempts: []payment.Attempt{attempt(second, 0)}},
+			Transaction: payment.Transaction{Lane: lane, WalletNonce: 40, State: payment.TxBroadcast, Attempts: []payment.Attempt{attempt(lane, 40)}},
 			Payments:    []payment.Payment{r.payment(t, c)},
 		},
 		{
-			Transaction: payment.Transaction{Lane: first, WalletNonce: 40, State: payment.TxSigned, Attempts: []payment.Attempt{attempt(first, 40)}},
+			Transaction: payment.Transaction{Lane: lane, WalletNonce: 41, State: payment.TxSigned, Attempts: []payment.Attempt{attempt(lane, 41)}},
 			Payments:    []payment.Payment{r.payment(t, a), r.payment(t, b)},
 		},
 	}
-	ignore := []cmp.Option{cmpopts.IgnoreFields(payment.Transaction{}, "ID"), cmpopts.IgnoreFields(payment.Attempt{}, "ID", "SignedAt", "LastSendAt")}
+	ignore := []cmp.Option{cmpopts.IgnoreFields(payment.Transaction{}, "ID", "CreatedAt"), cmpopts.IgnoreFields(payment.Attempt{}, "ID", "SignedAt", "LastSendAt")}
 	if diff := cmp.Diff(want, list, ignore...); diff != "" {
 		t.Errorf("open transactions (-want +got):\n%s", diff)
 	}
 	for i, c := range list {
 		at := c.Transaction.Attempts[0]
-		if at.SignedAt.IsZero() || at.LastSendAt.IsZero() != (i == 1) {
+		if at.SignedAt.IsZero() || at.LastSendAt.IsZero() != (i == 1) || c.Transaction.CreatedAt.IsZero() {
 			t.Errorf("signed at %v, sent at %v", at.SignedAt, at.LastSendAt)
 		}
 		for _, p := range c.Payments {
@@ -198,10 +285,10 @@ func TestOpenTransactionsHoldAllThatSendingNeeds(t *testing.T) {
 			}
 		}
 	}
-	if list, err := r.OpenTransactions(t.Context(), "eip155:1"); err != nil || len(list) != 0 {
-		t.Errorf("on another network: %v, %v", list, err)
+	if list := r.opened(t, other); len(list) != 1 || len(list[0].Payments) != 1 || list[0].Payments[0].ID != d {
+		t.Errorf("another lane's: %+v", list)
 	}
-	if list, err := r.PaymentsByTransaction(t.Context(), network, attempt(first, 40).Hash); err != nil || len(list) != 2 {
+	if list, err := r.PaymentsByTransaction(t.Context(), network, attempt(lane, 41).Hash); err != nil || len(list) != 2 {
 		t.Errorf("%d payments by their hash, %v", len(list), err)
 	}
 }
@@ -224,7 +311,7 @@ func TestAPaymentIsEitherWithdrawnOrSigned(t *testing.T) {
 				taken = r.Withdraw(t.Context(), id, x402.ReasonUnexpectedSettle, "no wallet")
 				return
 			}
-			carried, failed = r.Sign(t.Context(), lane, manyOpen, []payment.Order{order(lane, id)})
+			carried, failed = r.Take(t.Context(), lane, work(manyOpen, alone(lane)))
 		})
 		must(t, failed)
 		p := r.payment(t, id)
@@ -248,10 +335,12 @@ func TestAHashIsOfOneTransactionOnly(t *testing.T) {
 	t.Parallel()
 	r := open(t)
 	lane := r.lane(t, 1, 0)
-	same := func(uint64) (payment.Attempt, error) { return attempt(lane, 0), nil }
-	_, err := r.Sign(t.Context(), lane, manyOpen, []payment.Order{
-		{Payments: []payment.ID{r.claim(t, 1).ID}, Sign: same}, {Payments: []payment.ID{r.claim(t, 2).ID}, Sign: same},
-	})
+	r.claim(t, 1)
+	r.claim(t, 2)
+	_, err := r.Take(t.Context(), lane, work(manyOpen, func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
+		same := func(context.Context, uint64) (payment.Attempt, error) { return attempt(lane, 0), nil }
+		return []payment.Order{{Payments: ps[:1], Sign: same}, {Payments: ps[1:], Sign: same}}, nil
+	}))
 	if err == nil || errors.Is(err, payment.ErrUnavailable) {
 		t.Errorf("a broken constraint is reported as %v", err)
 	}

@@ -75,6 +75,17 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "facilitator"
 	}
+	// A replica that vanishes without a word must not keep its locks. Every
+	// statement has its index; a plan made while the tables are small, which would
+	// read them whole, is kept while they grow.
+	for name, value := range map[string]string{
+		"enable_seqscan":                      "off",
+		"idle_in_transaction_session_timeout": "60s", "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
+	} {
+		if cfg.ConnConfig.RuntimeParams[name] == "" {
+			cfg.ConnConfig.RuntimeParams[name] = value
+		}
+	}
 	connections, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, unavailable(err)
@@ -110,15 +121,15 @@ func (s *Store) tx(ctx context.Context, f func(context.Context, pgx.Tx) error) e
 	return unavailable(err)
 }
 
-// exec runs one statement that writes, and returns how many rows it changed.
-func (s *Store) exec(ctx context.Context, sql string, args ...any) (int64, error) {
+// exec runs one statement that writes.
+func (s *Store) exec(ctx context.Context, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	tag, err := s.pool.Exec(ctx, sql, args...)
 	if tag.RowsAffected() > 0 {
 		s.commits.Add(1)
 	}
-	return tag.RowsAffected(), unavailable(err)
+	return unavailable(err)
 }
 
 // unavailable marks every failure of the database, but not our own verdicts
@@ -127,7 +138,7 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrUnavailable, errSign} {
+	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrFenced, payment.ErrUnavailable, errSign} {
 		if errors.Is(err, ours) {
 			return err
 		}

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
@@ -21,8 +23,11 @@ const (
 )
 
 // MarkBroadcast records that the bytes of these transactions went to a node.
-func (s *Store) MarkBroadcast(ctx context.Context, transactions []int64) error {
+func (s *Store) MarkBroadcast(ctx context.Context, lane payment.Lane, transactions []int64) error {
 	return s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if err := fence(ctx, tx, sqlCheckLane, lane); err != nil {
+			return err
+		}
 		var batch pgx.Batch
 		for _, sql := range []string{sqlMarkSent, sqlBroadcastTx, sqlBroadcastPayments} {
 			batch.Queue(sql, transactions)
@@ -33,25 +38,25 @@ func (s *Store) MarkBroadcast(ctx context.Context, transactions []int64) error {
 
 const (
 	sqlOpenTransactions = `
-SELECT t.id, t.lane_id, l.network, l.address, t.wallet_nonce, t.state, t.block_number, t.block_hash,
+SELECT t.id, t.wallet_nonce, t.state, t.block_number, t.block_hash, t.created_at,
 	a.id, a.hash, a.raw, a.gas_limit, a.fee_cap::bigint, a.tip_cap::bigint, a.signed_at, a.last_send_at
-FROM transactions t JOIN lanes l ON l.id = t.lane_id JOIN attempts a ON a.transaction_id = t.id
-WHERE l.network = $1 AND (t.state IN ('signed', 'broadcast') OR t.id IN (
-	SELECT p.transaction_id FROM payments p WHERE p.network = $1 AND p.state IN ('signed', 'broadcast')))
-ORDER BY t.lane_id, t.wallet_nonce, a.id LIMIT 4096`
+FROM transactions t JOIN attempts a ON a.transaction_id = t.id
+WHERE t.lane_id = $1 AND (t.state IN ('signed', 'broadcast') OR t.undecided)
+ORDER BY t.wallet_nonce, a.id LIMIT 4096`
 	sqlCarried = `SELECT ` + paymentColumns + ` FROM payments p WHERE p.transaction_id = ANY($1) ORDER BY p.created_at, p.id`
 )
 
-// OpenTransactions lists what is signed and not yet mined, and what is mined but
-// carries payments that could not be judged yet, with the payments.
-func (s *Store) OpenTransactions(ctx context.Context, n x402.Network) ([]payment.Carried, error) {
+// OpenTransactions lists what a lane has signed that is not yet mined, and what
+// is mined or replaced but carries payments that could not be judged yet, with
+// the payments, in the order of their wallet nonces.
+func (s *Store) OpenTransactions(ctx context.Context, lane payment.Lane) ([]payment.Carried, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, sqlOpenTransactions, n)
+	rows, err := s.pool.Query(ctx, sqlOpenTransactions, lane.ID)
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	list, err := collectTransactions(rows)
+	list, err := collectTransactions(rows, lane)
 	if err != nil || len(list) == 0 {
 		return nil, unavailable(err)
 	}
@@ -72,18 +77,18 @@ func (s *Store) OpenTransactions(ctx context.Context, n x402.Network) ([]payment
 	return list, nil
 }
 
-func collectTransactions(rows pgx.Rows) ([]payment.Carried, error) {
+func collectTransactions(rows pgx.Rows, lane payment.Lane) ([]payment.Carried, error) {
 	defer rows.Close()
 	var list []payment.Carried
 	for rows.Next() {
 		var (
-			t                  payment.Transaction
-			a                  payment.Attempt
-			lane, hash, inHash []byte
-			block              *int64
-			lastSend           *time.Time
+			t            payment.Transaction
+			a            payment.Attempt
+			hash, inHash []byte
+			block        *int64
+			lastSend     *time.Time
 		)
-		if err := rows.Scan(&t.ID, &t.Lane.ID, &t.Lane.Network, &lane, &t.WalletNonce, &t.State, &block, &inHash,
+		if err := rows.Scan(&t.ID, &t.WalletNonce, &t.State, &block, &inHash, &t.CreatedAt,
 			&a.ID, &hash, &a.Raw, &a.GasLimit, &a.Fees.FeeCap, &a.Fees.TipCap, &a.SignedAt, &lastSend); err != nil {
 			return nil, err
 		}
@@ -95,7 +100,7 @@ func collectTransactions(rows pgx.Rows) ([]payment.Carried, error) {
 			list[last].Transaction.Attempts = append(list[last].Transaction.Attempts, a)
 			continue
 		}
-		t.Lane.Address, t.BlockHash = chain.Address(lane), optionalHash(inHash)
+		t.Lane, t.BlockHash = lane, optionalHash(inHash)
 		if block != nil {
 			t.BlockNumber = uint64(*block) //nolint:gosec // CHECKed not negative
 		}
@@ -107,39 +112,94 @@ func collectTransactions(rows pgx.Rows) ([]payment.Carried, error) {
 
 const (
 	sqlIncludeTx = `
-UPDATE transactions SET state = 'included', block_number = $2, block_hash = $3, gas_used = $4, gas_price = $5, succeeded = $6, updated_at = now()
+UPDATE transactions SET state = 'included', block_number = $2, block_hash = $3, gas_used = $4, gas_price = $5, cost = $6::text::numeric,
+	succeeded = $7, undecided = $8, updated_at = now()
 WHERE id = $1 AND state IN ('signed', 'broadcast')`
+	sqlReplaceTx = `
+UPDATE transactions SET state = 'replaced', updated_at = now(),
+	undecided = EXISTS (SELECT 1 FROM payments WHERE transaction_id = $1 AND state IN ('signed', 'broadcast'))
+WHERE id = $1 AND state IN ('signed', 'broadcast')`
+	sqlDecided = `
+UPDATE transactions SET undecided = false, updated_at = now() WHERE id = $1 AND undecided
+	AND NOT EXISTS (SELECT 1 FROM payments WHERE transaction_id = $1 AND state IN ('signed', 'broadcast'))`
+	sqlSpend = `
+INSERT INTO spending AS s (network, day, wei) VALUES ($1, (now() AT TIME ZONE 'utc')::date, $2::text::numeric)
+ON CONFLICT (network, day) DO UPDATE SET wei = s.wei + excluded.wei`
 	sqlPay = `
-UPDATE payments SET state = 'included', tx_hash = $4, block_number = $5, block_hash = $6, evidence = $7,
-	reason = NULL, message = NULL, updated_at = now()
-WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3
-	AND (state IN ('queued', 'signed', 'broadcast') OR state = 'failed' AND transaction_id IS NOT NULL)`
+WITH paid AS (
+	UPDATE payments p SET state = 'included', tx_hash = $4, block_number = $5, block_hash = $6, evidence = $7,
+		reason = NULL, message = NULL, updated_at = now()
+	FROM unnest($1::uuid[], $2::integer[]) AS j(id, tries)
+	WHERE p.id = j.id AND p.tries = j.tries AND coalesce(p.transaction_id, 0) = $3
+		AND (p.state IN ('queued', 'signed', 'broadcast') OR p.state = 'failed' AND p.transaction_id IS NOT NULL)
+	RETURNING p.id), told AS (
+	INSERT INTO outbox (payment_id, type) SELECT id, 'payment.settled' FROM paid)
+SELECT count(*) FROM paid`
 	sqlFail = `
-UPDATE payments SET state = 'failed', reason = $4, message = $5, evidence = $6, updated_at = now()
-WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3 AND state IN ('queued', 'signed', 'broadcast')`
+WITH failed AS (
+	UPDATE payments SET state = 'failed', reason = $4, message = $5, evidence = $6, updated_at = now()
+	WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3 AND state IN ('queued', 'signed', 'broadcast')
+	RETURNING id, reorged), told AS (
+	INSERT INTO outbox (payment_id, type) SELECT id, CASE WHEN reorged THEN 'payment.reversed' ELSE 'payment.failed' END FROM failed)
+SELECT count(*) FROM failed`
 	sqlRequeue = `
-UPDATE payments SET state = 'queued', transaction_id = NULL, updated_at = now()
-WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3 AND state IN ('signed', 'broadcast')`
-	sqlOutbox = `INSERT INTO outbox (payment_id, type) VALUES ($1::text::uuid, $2)`
+WITH requeued AS (
+	UPDATE payments SET state = 'queued', transaction_id = NULL, updated_at = now()
+	WHERE id = $1::text::uuid AND coalesce(transaction_id, 0) = $2 AND tries = $3 AND state IN ('signed', 'broadcast')
+	RETURNING id)
+SELECT count(*) FROM requeued`
 )
 
-// RecordInclusion writes what a mined transaction did, with all its payments'
-// outcomes, at once. payment.ErrTransition if somebody else wrote it first.
-func (s *Store) RecordInclusion(ctx context.Context, in payment.Inclusion) error {
+// RecordInclusions writes what mined transactions of a lane did, with their
+// payments' outcomes and what they cost, in one commit. Rows that have moved on
+// since they were judged are left as they are.
+func (s *Store) RecordInclusions(ctx context.Context, lane payment.Lane, ins []payment.Inclusion) error {
 	return s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		r := in.Receipt
-		tag, err := tx.Exec(ctx, sqlIncludeTx, in.Transaction, r.BlockNumber, r.BlockHash[:], r.GasUsed, r.EffectiveGasPrice, r.Succeeded)
+		if err := fence(ctx, tx, sqlCheckLane, lane); err != nil {
+			return err
+		}
+		var batch pgx.Batch
+		spent := new(big.Int)
+		for _, in := range ins {
+			r, cost := in.Receipt, in.Receipt.Cost()
+			batch.Queue(sqlIncludeTx, in.Transaction, r.BlockNumber, r.BlockHash[:], r.GasUsed, r.EffectiveGasPrice, cost.String(), r.Succeeded, in.Undecided).
+				Exec(func(tag pgconn.CommandTag) error {
+					if tag.RowsAffected() == 1 {
+						spent.Add(spent, cost)
+					}
+					return nil
+				})
+		}
+		if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+			return err
+		}
+		batch = pgx.Batch{}
+		if spent.Sign() > 0 {
+			batch.Queue(sqlSpend, lane.Network, spent.String())
+		}
+		for _, in := range ins {
+			if err := queueOutcomes(&batch, in.Outcomes, nil); err != nil {
+				return err
+			}
+		}
+		return tx.SendBatch(ctx, &batch).Close()
+	})
+}
+
+// RecordReplaced writes that the wallet nonce of an open transaction was
+// consumed by one that is none of ours. Its payments are to be judged.
+// payment.ErrTransition if it is not open any more.
+func (s *Store) RecordReplaced(ctx context.Context, lane payment.Lane, transaction int64) error {
+	return s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if err := fence(ctx, tx, sqlCheckLane, lane); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, sqlReplaceTx, transaction)
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() != 1 {
 			return payment.ErrTransition
-		}
-		for _, o := range in.Outcomes {
-			// A payment that moved on since it was judged is not this outcome's.
-			if err := applyOutcome(ctx, tx, o); err != nil && !errors.Is(err, payment.ErrTransition) {
-				return err
-			}
 		}
 		return nil
 	})
@@ -148,48 +208,113 @@ func (s *Store) RecordInclusion(ctx context.Context, in payment.Inclusion) error
 // RecordOutcome writes the fate of one payment. payment.ErrTransition if it has
 // moved on since it was judged.
 func (s *Store) RecordOutcome(ctx context.Context, o payment.Outcome) error {
-	return s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error { return applyOutcome(ctx, tx, o) })
+	return s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		var batch pgx.Batch
+		changed := 0
+		if err := queueOutcomes(&batch, []payment.Outcome{o}, &changed); err != nil {
+			return err
+		}
+		if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+			return err
+		}
+		if changed != 1 {
+			return payment.ErrTransition
+		}
+		if o.Transaction == 0 {
+			return nil
+		}
+		_, err := tx.Exec(ctx, sqlDecided, o.Transaction)
+		return err
+	})
 }
 
-func applyOutcome(ctx context.Context, tx pgx.Tx, o payment.Outcome) error {
-	var evidence []byte // NULL without, which only a queued payment may be
-	if o.Evidence != nil {
-		var err error
-		if evidence, err = json.Marshal(o.Evidence); err != nil {
-			return fmt.Errorf("evidence: %w", err)
+// queueOutcomes queues the writes of outcomes, those that one receipt pays in one
+// statement. changed counts the rows, where it is not nil.
+func queueOutcomes(batch *pgx.Batch, outcomes []payment.Outcome, changed *int) error {
+	type paidBy struct {
+		transaction int64
+		kind        payment.EvidenceKind
+		hash        chain.Hash
+	}
+	type group struct {
+		first *payment.Outcome
+		ids   []payment.ID
+		tries []int
+	}
+	var order []*group
+	paid := make(map[paidBy]*group)
+	count := func(row pgx.Row) error {
+		n := 0
+		if err := row.Scan(&n); err != nil {
+			return err
 		}
-	}
-	sql, args := "", []any{string(o.Payment), o.Transaction, o.Tries}
-	event := payment.EventSettled
-	switch o.To {
-	case payment.StateIncluded:
-		sql, args = sqlPay, append(args, o.TxHash[:], o.Block, o.InBlock[:], evidence)
-	case payment.StateFailed:
-		sql, args, event = sqlFail, append(args, o.Reason, o.Message, evidence), payment.EventFailed
-	case payment.StateQueued:
-		sql, event = sqlRequeue, ""
-	case payment.StateSigned, payment.StateBroadcast, payment.StateFinal:
-		return fmt.Errorf("store: %s is no outcome", o.To)
-	}
-	tag, err := tx.Exec(ctx, sql, args...)
-	if err != nil {
-		return err
-	}
-	if tag.RowsAffected() != 1 {
-		return payment.ErrTransition
-	}
-	if event == "" {
+		if changed != nil {
+			*changed += n
+		}
 		return nil
 	}
-	_, err = tx.Exec(ctx, sqlOutbox, string(o.Payment), event)
-	return err
+	for i := range outcomes {
+		o := &outcomes[i]
+		switch o.To {
+		case payment.StateIncluded:
+			key := paidBy{transaction: o.Transaction, hash: o.TxHash}
+			if o.Evidence != nil {
+				key.kind = o.Evidence.Kind
+			}
+			g := paid[key]
+			if g == nil {
+				g = &group{first: o}
+				paid[key] = g
+				order = append(order, g)
+			}
+			g.ids, g.tries = append(g.ids, o.Payment), append(g.tries, o.Tries)
+		case payment.StateFailed:
+			evidence, err := evidenceOf(o)
+			if err != nil {
+				return err
+			}
+			batch.Queue(sqlFail, string(o.Payment), o.Transaction, o.Tries, o.Reason, o.Message, evidence).QueryRow(count)
+		case payment.StateQueued:
+			batch.Queue(sqlRequeue, string(o.Payment), o.Transaction, o.Tries).QueryRow(count)
+		case payment.StateSigned, payment.StateBroadcast, payment.StateFinal:
+			return fmt.Errorf("store: %s is no outcome", o.To)
+		}
+	}
+	for _, g := range order {
+		o := g.first
+		evidence, err := evidenceOf(o)
+		if err != nil {
+			return err
+		}
+		ids := uuids(g.ids)
+		if len(ids) != len(g.ids) {
+			return errors.New("store: an outcome is of no payment")
+		}
+		batch.Queue(sqlPay, ids, g.tries, o.Transaction, o.TxHash[:], o.Block, o.InBlock[:], evidence).QueryRow(count)
+	}
+	return nil
 }
 
-const (
-	sqlWithdraw = `
-UPDATE payments SET state = 'failed', reason = $2, message = $3, evidence = $4, updated_at = now()
-WHERE id = $1::text::uuid AND state = 'queued' AND tries = 0`
-)
+// evidenceOf is NULL without evidence, which no decided payment may be.
+func evidenceOf(o *payment.Outcome) ([]byte, error) {
+	if o.Evidence == nil {
+		return nil, nil
+	}
+	evidence, err := json.Marshal(o.Evidence)
+	if err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	return evidence, nil
+}
+
+// Only one that was settled before is an event: the others never were.
+const sqlWithdraw = `
+WITH withdrawn AS (
+	UPDATE payments SET state = 'failed', reason = $2, message = $3, evidence = $4, updated_at = now()
+	WHERE id = $1::text::uuid AND state = 'queued' AND tries = 0
+	RETURNING id, reorged), told AS (
+	INSERT INTO outbox (payment_id, type) SELECT id, 'payment.reversed' FROM withdrawn WHERE reorged)
+SELECT count(*) FROM withdrawn`
 
 // Withdraw fails a payment for which nothing was ever signed, so that the
 // caller can be told that nothing happened and nothing will.
@@ -199,86 +324,31 @@ func (s *Store) Withdraw(ctx context.Context, id payment.ID, reason x402.Reason,
 	if err != nil {
 		return fmt.Errorf("evidence: %w", err)
 	}
-	n, err := s.exec(ctx, sqlWithdraw, string(id), reason, message, evidence)
-	if err == nil && n != 1 {
-		return payment.ErrTransition
-	}
-	return err
-}
-
-const (
-	sqlFinalPayments = `
-WITH done AS (
-	UPDATE payments SET state = 'final', updated_at = now()
-	WHERE network = $1 AND state = 'included' AND block_number = $2 AND block_hash = $3
-	RETURNING id)
-INSERT INTO outbox (payment_id, type) SELECT id, 'payment.finalized' FROM done`
-	sqlFinalTransactions = `
-UPDATE transactions SET state = 'final', updated_at = now()
-WHERE lane_id IN (SELECT id FROM lanes WHERE network = $1) AND state = 'included' AND block_number = $2 AND block_hash = $3`
-	sqlReorgPayments = `
-WITH gone AS (
-	UPDATE payments SET state = 'broadcast', block_number = NULL, block_hash = NULL, evidence = NULL, updated_at = now()
-	WHERE network = $1 AND state = 'included' AND block_number = $2 AND block_hash = $3 AND evidence->>'kind' = 'receipt'
-	RETURNING id)
-INSERT INTO outbox (payment_id, type) SELECT id, 'payment.reorged' FROM gone`
-	sqlReorgOthers = `
-WITH gone AS (
-	UPDATE payments SET state = 'queued', transaction_id = NULL, tx_hash = NULL, block_number = NULL, block_hash = NULL, evidence = NULL, updated_at = now()
-	WHERE network = $1 AND state = 'included' AND block_number = $2 AND block_hash = $3 AND evidence->>'kind' = 'other_transaction'
-	RETURNING id)
-INSERT INTO outbox (payment_id, type) SELECT id, 'payment.reorged' FROM gone`
-	sqlReorgTransactions = `
-UPDATE transactions SET state = 'broadcast', block_number = NULL, block_hash = NULL, gas_used = NULL, gas_price = NULL, succeeded = NULL, updated_at = now()
-WHERE lane_id IN (SELECT id FROM lanes WHERE network = $1) AND state = 'included' AND block_number = $2 AND block_hash = $3`
-	sqlWatchedBlocks = `
-SELECT block_number, block_hash FROM payments
-WHERE network = $1 AND state = 'included' AND (block_number <= $2 OR block_number >= $3)
-UNION
-SELECT t.block_number, t.block_hash FROM transactions t JOIN lanes l ON l.id = t.lane_id
-WHERE l.network = $1 AND t.state = 'included' AND (t.block_number <= $2 OR t.block_number >= $3)
-ORDER BY 1 LIMIT 256`
-)
-
-// WatchedBlocks lists blocks that payments and transactions rest on and that the
-// record does not call final yet, lowest first: those up to finalized, and those
-// from recent on, which may still be reorganised.
-func (s *Store) WatchedBlocks(ctx context.Context, n x402.Network, finalized, recent uint64) ([]chain.Head, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	rows, err := s.pool.Query(ctx, sqlWatchedBlocks, n, finalized, recent)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	heads, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (chain.Head, error) {
-		var h chain.Head
-		var hash []byte
-		err := row.Scan(&h.Number, &hash)
-		h.Hash = optionalHash(hash)
-		return h, err
-	})
-	return heads, unavailable(err)
-}
-
-// RecordFinal makes everything in a block final.
-func (s *Store) RecordFinal(ctx context.Context, n x402.Network, block chain.Head) error {
-	return s.inBlock(ctx, n, block, sqlFinalTransactions, sqlFinalPayments)
-}
-
-// RecordReorg takes everything in a block that is no longer canonical back to
-// broadcast: its bytes are sent again. A payment that somebody else's
-// transaction settled has no bytes of ours: it is queued again.
-func (s *Store) RecordReorg(ctx context.Context, n x402.Network, block chain.Head) error {
-	return s.inBlock(ctx, n, block, sqlReorgTransactions, sqlReorgPayments, sqlReorgOthers)
-}
-
-func (s *Store) inBlock(ctx context.Context, n x402.Network, block chain.Head, statements ...string) error {
 	return s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		for _, sql := range statements {
-			if _, err := tx.Exec(ctx, sql, n, block.Number, block.Hash[:]); err != nil {
-				return err
-			}
+		n := 0
+		if err := tx.QueryRow(ctx, sqlWithdraw, string(id), reason, message, evidence).Scan(&n); err != nil {
+			return err
+		}
+		if n != 1 {
+			return payment.ErrTransition
 		}
 		return nil
 	})
+}
+
+const sqlSpent = `SELECT coalesce((SELECT wei FROM spending WHERE network = $1 AND day = (now() AT TIME ZONE 'utc')::date), 0)::text`
+
+// SpentToday is what a network's gas has cost since midnight UTC, in wei.
+func (s *Store) SpentToday(ctx context.Context, n x402.Network) (*big.Int, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var text string
+	if err := s.pool.QueryRow(ctx, sqlSpent, n).Scan(&text); err != nil {
+		return nil, unavailable(err)
+	}
+	wei, ok := new(big.Int).SetString(text, 10)
+	if !ok {
+		return nil, errors.New("store: spending is no number")
+	}
+	return wei, nil
 }

@@ -18,7 +18,7 @@ func TestAMinedTransactionDecidesAllItsPaymentsAtOnce(t *testing.T) {
 	lane := r.lane(t, 1, 0)
 	paid, failed, again := r.claim(t, 1).ID, r.claim(t, 2).ID, r.claim(t, 3).ID
 	tx := r.sign(t, lane, paid, failed, again)
-	must(t, r.MarkBroadcast(t.Context(), []int64{tx.ID}))
+	must(t, r.MarkBroadcast(t.Context(), tx.Lane, []int64{tx.ID}))
 	rc := receipt(tx, 7, true)
 	outcomes := func() []payment.Outcome {
 		p, f, q := r.payment(t, paid), r.payment(t, failed), r.payment(t, again)
@@ -28,8 +28,7 @@ func TestAMinedTransactionDecidesAllItsPaymentsAtOnce(t *testing.T) {
 			q.Requeued(),
 		}
 	}()
-	inclusion := payment.Inclusion{Transaction: tx.ID, Receipt: rc, Outcomes: outcomes}
-	must(t, r.RecordInclusion(t.Context(), inclusion))
+	r.include(t, tx, rc, outcomes...)
 
 	p := r.wantState(t, paid, payment.StateIncluded)
 	wantEvidence := &payment.Evidence{Kind: payment.EvidenceReceipt, TxHash: &rc.TxHash, BlockNumber: 7, BlockHash: &rc.BlockHash}
@@ -44,21 +43,22 @@ func TestAMinedTransactionDecidesAllItsPaymentsAtOnce(t *testing.T) {
 	if q.TransactionID != 0 || q.Tries != 1 || !q.Sent() {
 		t.Errorf("queued again: %+v", q)
 	}
-	if events := r.events(t); !cmp.Equal(events, []string{"payment.settled", "payment.failed"}) {
+	if events := r.events(t); !cmp.Equal(events, []string{"payment.failed", "payment.settled"}) {
 		t.Errorf("events %v", events)
 	}
-	if list, err := r.OpenTransactions(t.Context(), network); err != nil || len(list) != 0 {
-		t.Errorf("still open: %v, %v", list, err)
+	if list := r.opened(t, lane); len(list) != 0 {
+		t.Errorf("still open: %v", list)
 	}
-	gas := one[string](t, r.conn, "SELECT concat_ws(' ', state, gas_used, gas_price, succeeded, block_number) FROM transactions")
-	if gas != "included 85764 1000000000 t 7" {
+	gas := one[string](t, r.conn, "SELECT concat_ws(' ', state, gas_used, gas_price, cost, succeeded, block_number) FROM transactions")
+	if gas != "included 85764 1000000000 85764000000000 t 7" {
 		t.Errorf("transaction: %s", gas)
 	}
 
-	// The second time it is somebody else's affair.
-	wantErr(t, r.RecordInclusion(t.Context(), inclusion), payment.ErrTransition)
-	if events := r.events(t); len(events) != 2 {
-		t.Errorf("events %v", events)
+	// The second time it changes nothing.
+	before := r.dump(t)
+	r.include(t, tx, rc, outcomes...)
+	if diff := cmp.Diff(before, r.dump(t)); diff != "" {
+		t.Errorf("recorded twice (-once +twice):\n%s", diff)
 	}
 
 	// A payment that is queued again goes with another transaction.
@@ -79,17 +79,13 @@ func TestAnInclusionIsWrittenWholeOrNotAtAll(t *testing.T) {
 	noOutcome.To, noID.Payment = payment.StateBroadcast, "42"
 	for name, second := range map[string]payment.Outcome{"that is none": noOutcome, "of no payment": noID} {
 		outcomes := []payment.Outcome{pa.Paid(payment.EvidenceReceipt, rc), second}
-		err := r.RecordInclusion(t.Context(), payment.Inclusion{Transaction: tx.ID, Receipt: rc, Outcomes: outcomes})
+		before := r.dump(t)
+		err := r.RecordInclusions(t.Context(), tx.Lane, []payment.Inclusion{{Transaction: tx.ID, Receipt: rc, Outcomes: outcomes}})
 		if err == nil || errors.Is(err, payment.ErrTransition) {
 			t.Errorf("an outcome %s: %v", name, err)
 		}
-		r.wantState(t, a, payment.StateSigned)
-		r.wantState(t, b, payment.StateSigned)
-		if state := one[string](t, r.conn, "SELECT state FROM transactions"); state != "signed" {
-			t.Errorf("an outcome %s: transaction is %s", name, state)
-		}
-		if events := r.events(t); len(events) != 0 {
-			t.Errorf("an outcome %s: events %v", name, events)
+		if diff := cmp.Diff(before, r.dump(t)); diff != "" {
+			t.Errorf("an outcome %s (-before +after):\n%s", name, diff)
 		}
 	}
 }
@@ -102,7 +98,7 @@ func TestAPaymentThatMovedOnIsPassedOverByItsTransaction(t *testing.T) {
 	rc := receipt(tx, 7, false)
 	a, b := r.payment(t, stays), r.payment(t, moved)
 	must(t, r.RecordOutcome(t.Context(), b.Failed(x402.ReasonExactNonceUsed, "first", &payment.Evidence{Kind: payment.EvidenceConsumed})))
-	must(t, r.RecordInclusion(t.Context(), payment.Inclusion{Transaction: tx.ID, Receipt: rc, Outcomes: []payment.Outcome{b.Requeued(), a.Requeued()}}))
+	r.include(t, tx, rc, b.Requeued(), a.Requeued())
 	r.wantState(t, stays, payment.StateQueued)
 	if p := r.wantState(t, moved, payment.StateFailed); p.Message != "first" {
 		t.Errorf("failed: %+v", p)
@@ -116,18 +112,19 @@ func TestAMinedTransactionStaysOpenUntilItsPaymentsAreJudged(t *testing.T) {
 	t.Parallel()
 	r := open(t)
 	judged, doubtful := r.claim(t, 1).ID, r.claim(t, 2).ID
-	tx := r.sign(t, r.lane(t, 1, 0), judged, doubtful)
+	lane := r.lane(t, 1, 0)
+	tx := r.sign(t, lane, judged, doubtful)
 	rc := receipt(tx, 7, true)
 	p := r.payment(t, judged)
-	must(t, r.RecordInclusion(t.Context(), payment.Inclusion{Transaction: tx.ID, Receipt: rc, Outcomes: []payment.Outcome{p.Paid(payment.EvidenceReceipt, rc)}}))
-	list, err := r.OpenTransactions(t.Context(), network)
-	if err != nil || len(list) != 1 || list[0].Transaction.State != payment.TxIncluded || list[0].Transaction.BlockNumber != 7 || len(list[0].Payments) != 2 {
-		t.Fatalf("open: %+v, %v", list, err)
+	r.include(t, tx, rc, p.Paid(payment.EvidenceReceipt, rc))
+	list := r.opened(t, lane)
+	if len(list) != 1 || list[0].Transaction.State != payment.TxIncluded || list[0].Transaction.BlockNumber != 7 || len(list[0].Payments) != 2 {
+		t.Fatalf("open: %+v", list)
 	}
 	q := r.payment(t, doubtful)
 	must(t, r.RecordOutcome(t.Context(), q.Paid(payment.EvidenceReceipt, rc)))
-	if list, err := r.OpenTransactions(t.Context(), network); err != nil || len(list) != 0 {
-		t.Errorf("still open: %+v, %v", list, err)
+	if list := r.opened(t, lane); len(list) != 0 {
+		t.Errorf("still open: %+v", list)
 	}
 }
 
@@ -203,21 +200,19 @@ func TestSendingIsRecordedOnceAndStampedEachTime(t *testing.T) {
 	id, other := r.claim(t, 1).ID, r.claim(t, 2).ID
 	tx := r.sign(t, lane, id)
 	r.sign(t, lane, other)
-	must(t, r.MarkBroadcast(t.Context(), []int64{tx.ID}))
+	must(t, r.MarkBroadcast(t.Context(), tx.Lane, []int64{tx.ID}))
 	r.wantState(t, id, payment.StateBroadcast)
 	r.wantState(t, other, payment.StateSigned)
-	must(t, r.MarkBroadcast(t.Context(), []int64{tx.ID}))
+	must(t, r.MarkBroadcast(t.Context(), tx.Lane, []int64{tx.ID}))
 	if times := one[int](t, r.conn, "SELECT count(*) FROM attempts WHERE last_send_at IS NOT NULL"); times != 1 {
 		t.Errorf("%d attempts are stamped", times)
 	}
 	// What is decided stays decided, though its bytes go out once more.
 	p := r.payment(t, id)
-	must(t, r.RecordInclusion(t.Context(), payment.Inclusion{
-		Transaction: tx.ID, Receipt: receipt(tx, 3, true), Outcomes: []payment.Outcome{p.Paid(payment.EvidenceReceipt, receipt(tx, 3, true))},
-	}))
-	must(t, r.MarkBroadcast(t.Context(), []int64{tx.ID}))
+	r.include(t, tx, receipt(tx, 3, true), p.Paid(payment.EvidenceReceipt, receipt(tx, 3, true)))
+	must(t, r.MarkBroadcast(t.Context(), tx.Lane, []int64{tx.ID}))
 	r.wantState(t, id, payment.StateIncluded)
-	must(t, r.MarkBroadcast(t.Context(), nil))
+	must(t, r.MarkBroadcast(t.Context(), lane, nil))
 }
 
 // settledBy claims, signs and includes a payment in a block.
@@ -225,9 +220,9 @@ func (r record) settledBy(t *testing.T, n int, lane payment.Lane, block byte) pa
 	t.Helper()
 	id := r.claim(t, n).ID
 	tx := r.sign(t, lane, id)
-	must(t, r.MarkBroadcast(t.Context(), []int64{tx.ID}))
+	must(t, r.MarkBroadcast(t.Context(), tx.Lane, []int64{tx.ID}))
 	p, rc := r.payment(t, id), receipt(tx, block, true)
-	must(t, r.RecordInclusion(t.Context(), payment.Inclusion{Transaction: tx.ID, Receipt: rc, Outcomes: []payment.Outcome{p.Paid(payment.EvidenceReceipt, rc)}}))
+	r.include(t, tx, rc, p.Paid(payment.EvidenceReceipt, rc))
 	return id
 }
 
@@ -315,14 +310,14 @@ func TestAReorganisedBlockGivesItsPaymentsBack(t *testing.T) {
 	if events := r.events(t); !cmp.Equal(events[3:], []string{"payment.reorged", "payment.reorged"}) {
 		t.Errorf("events %v", events)
 	}
-	list, err := r.OpenTransactions(t.Context(), network)
-	if err != nil || len(list) != 1 || list[0].Transaction.State != payment.TxBroadcast || len(list[0].Payments) != 1 {
-		t.Fatalf("open again: %+v, %v", list, err)
+	list := r.opened(t, lane)
+	if len(list) != 1 || list[0].Transaction.State != payment.TxBroadcast || len(list[0].Payments) != 1 {
+		t.Fatalf("open again: %+v", list)
 	}
 	// The same bytes are mined again.
 	tx := list[0].Transaction
 	again := receipt(tx, 8, true)
-	must(t, r.RecordInclusion(t.Context(), payment.Inclusion{Transaction: tx.ID, Receipt: again, Outcomes: []payment.Outcome{p.Paid(payment.EvidenceReceipt, again)}}))
+	r.include(t, tx, again, p.Paid(payment.EvidenceReceipt, again))
 	if p := r.wantState(t, ours, payment.StateIncluded); p.BlockNumber != 8 {
 		t.Errorf("in block %d", p.BlockNumber)
 	}

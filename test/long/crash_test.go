@@ -1,6 +1,7 @@
 package long
 
 import (
+	"context"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -8,8 +9,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/ethereum/go-ethereum/common/hexutil"
 
 	"facilitator/internal/devnet"
 )
@@ -160,8 +164,48 @@ func (k *killer) sweep(victim *replica) {
 
 // awaitDeath waits until the process of a start is dead.
 func (k *killer) awaitDeath(victim *replica, n int, point string) {
-	if !victim.awaitEnd(k.rig.load.ctx, n, 12*time.Second) {
+	patience := 12 * time.Second
+	switch point {
+	case "broadcast": // a transaction must wait for its block
+		patience = 30 * time.Second
+		k.pause(true)
+		defer k.pause(false)
+	case "bumped": // and be priced out meanwhile
+		patience = 40 * time.Second
+		ctx, calm := context.WithCancel(k.rig.load.ctx)
+		var raising sync.WaitGroup
+		raising.Go(func() { k.raiseFees(ctx) })
+		defer raising.Wait()
+		defer calm()
+	}
+	if !victim.awaitEnd(k.rig.load.ctx, n, patience) {
 		k.rig.count("never came to "+point, 1)
 		victim.kill()
+	}
+}
+
+// pause stops the chain, or has it go on.
+func (k *killer) pause(stop bool) {
+	c, ctx := k.rig.chain, context.WithoutCancel(k.rig.load.ctx)
+	err := c.SetAutomine(ctx, false)
+	if !stop {
+		err = c.SetIntervalMining(ctx, blockTime)
+	}
+	if err != nil {
+		k.rig.count("chain not paused: "+err.Error(), 1)
+	}
+}
+
+// raiseFees makes the base fee jump every few seconds, far above what was offered
+// just before, and lets it fall again.
+func (k *killer) raiseFees(ctx context.Context) {
+	const fiveGwei = 5_000_000_000
+	for {
+		if err := k.rig.chain.RPC().CallContext(ctx, nil, "anvil_setNextBlockBaseFeePerGas", hexutil.Uint64(fiveGwei)); err != nil && ctx.Err() == nil {
+			k.rig.count("base fee not raised: "+err.Error(), 1)
+		}
+		if !rest(ctx, 6*time.Second) {
+			return
+		}
 	}
 }

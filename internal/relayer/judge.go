@@ -5,99 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 
 	"facilitator/internal/chain"
-	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
 	"facilitator/internal/scheme"
 	"facilitator/internal/x402"
 )
 
-// maxTries bounds the transactions one payment may cost us (I8).
-const maxTries = 3
-
-// reserve reads queued payments that no other lane of this process works on.
-// Lanes of other processes are kept apart by the record when they sign.
-func (c *Chain) reserve(ctx context.Context, most int) (mine []payment.Payment, release func(), _ error) {
-	now := c.Now()
-	c.mu.Lock()
-	passed := len(c.preparing) + c.deferred.waiting(now)
-	c.mu.Unlock()
-	queued, err := c.Store.QueuedPayments(ctx, c.Config.Network, most+passed)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, p := range queued {
-		if len(mine) < most && !c.preparing[p.ID] && c.deferred.due(p.ID, now) {
-			c.preparing[p.ID] = true
-			mine = append(mine, p)
-		}
-	}
-	return mine, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, p := range mine {
-			delete(c.preparing, p.ID)
-		}
-	}, err
-}
-
-// doubt is a queued payment for which no transaction could be prepared.
-type doubt struct {
-	payment *payment.Payment
-	// err is nil where the payment's own call would fail, or where it had its
-	// tries: the chain is to be asked why.
-	err error
-}
-
-// prepareOrders estimates every payment's own call on the latest state.
-func (c *Chain) prepareOrders(ctx context.Context, l *lane, ps []payment.Payment) ([]payment.Order, []doubt) {
-	orders := make([]*payment.Order, len(ps))
-	doubts := make([]doubt, len(ps))
-	var work sync.WaitGroup
-	for i := range ps {
-		work.Go(func() { orders[i], doubts[i] = c.prepareOrder(ctx, l, &ps[i]) })
-	}
-	work.Wait()
-	var ready []payment.Order
-	var doubtful []doubt
-	for i, o := range orders {
-		if o == nil {
-			doubtful = append(doubtful, doubts[i])
-			continue
-		}
-		ready = append(ready, *o)
-	}
-	return ready, doubtful
-}
-
-func (c *Chain) prepareOrder(ctx context.Context, l *lane, p *payment.Payment) (*payment.Order, doubt) {
-	if p.Tries >= maxTries {
-		return nil, doubt{payment: p}
-	}
-	call := p.Terms.Call
-	gas, err := c.Node.EstimateGas(ctx, evm.Message{From: l.signer.Address(), To: call.To, Data: call.Data, Gas: c.Config.MaxGas})
-	if _, reverted := evm.IsRevert(err); reverted {
-		return nil, doubt{payment: p}
-	}
-	if err != nil {
-		return nil, doubt{payment: p, err: fmt.Errorf("estimate: %w", err)}
-	}
-	limit := min(gas+gas*c.Config.GasMarginPercent/100, c.Config.MaxGas)
-	fees := c.fees()
-	return &payment.Order{Payments: []payment.ID{p.ID}, Sign: func(walletNonce uint64) (payment.Attempt, error) {
-		signed, err := l.signer.Sign(ctx, evm.Unsigned{Call: call, WalletNonce: walletNonce, GasLimit: limit, Fees: fees})
-		if err != nil {
-			return payment.Attempt{}, err
-		}
-		return payment.Attempt{Hash: signed.Hash, Raw: signed.Raw, GasLimit: limit, Fees: fees}, nil
-	}}, doubt{}
-}
-
 // explain answers a queued payment whose call would fail now, and leaves one
 // alone for a while about which the chain can't tell.
 func (c *Chain) explain(ctx context.Context, d doubt) {
-	p, err := d.payment, d.err
+	p, err := &d.payment, d.err
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.busy, p.ID)
+	}()
 	var o payment.Outcome
 	if err == nil {
 		o, err = c.judge(ctx, p, c.Head().Number, lastTry(p))
@@ -108,9 +31,25 @@ func (c *Chain) explain(ctx context.Context, d doubt) {
 	if err == nil && o.To != payment.StateQueued {
 		err = c.record(ctx, o)
 	}
-	if err != nil || o.To == payment.StateQueued {
+	switch {
+	case err == nil && o.To == payment.StateQueued && c.firstSolo(p.ID):
+		// It would succeed by itself: it met others of its payer, or needs more gas
+		// than the rule gives.
+		c.Wake()
+	case err != nil || o.To == payment.StateQueued:
 		c.postpone(ctx, p, err)
 	}
+}
+
+// firstSolo has a payment go alone from now on; false if it did already.
+func (c *Chain) firstSolo(id payment.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.solo[id] {
+		return false
+	}
+	c.solo[id] = true
+	return true
 }
 
 // lastTry is the evidence of a failure that the latest state shows: the last
@@ -139,7 +78,17 @@ func (c *Chain) postpone(ctx context.Context, p *payment.Payment, cause error) {
 		c.Log.WarnContext(ctx, "payment not taken back", slog.String("payment_id", string(p.ID)), slog.Any("error", err))
 		return
 	}
+	c.Metrics.takenBack.WithLabelValues(string(c.Config.Network)).Inc()
+	c.forget(p.ID)
 	c.Moved(p.ID)
+}
+
+// forget drops what was noted about a payment beside the record.
+func (c *Chain) forget(id payment.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.solo, id)
+	delete(c.deferred, id)
 }
 
 // judge finds out from the state of block at what becomes of a payment that a
@@ -168,8 +117,29 @@ func (c *Chain) judge(ctx context.Context, p *payment.Payment, at uint64, failed
 	case scheme.FateUnused:
 		return p.Requeued(), nil
 	case scheme.FateUnexplained:
+		return c.judgeBelow(ctx, s, p, at, fate.Detail)
 	}
 	return payment.Outcome{}, fmt.Errorf("fate of payment %s: %w: %s", p.ID, chain.ErrUnavailable, fate.Detail)
+}
+
+// judgeBelow looks for who used an authorization below the payment's claim: a
+// reorganisation may have put it there. What was used before the claim is never
+// our success (I6), unless the payment was settled in the fork that is gone.
+func (c *Chain) judgeBelow(ctx context.Context, s scheme.Scheme, p *payment.Payment, at uint64, detail string) (payment.Outcome, error) {
+	fate, err := s.Fate(ctx, p.Terms, p.ClaimedAtBlock-min(p.ClaimedAtBlock, reorgWindow), at)
+	if err != nil {
+		return payment.Outcome{}, fmt.Errorf("fate of payment %s: %w", p.ID, err)
+	}
+	switch {
+	case fate.Kind == scheme.FatePaid && p.Reorged:
+		return p.Paid(payment.EvidenceOtherTransaction, fate.Receipt), nil
+	case fate.Kind == scheme.FatePaid, fate.Kind == scheme.FateConsumed:
+		if fate.Detail == "" {
+			fate.Detail = "the authorization was used before this settlement"
+		}
+		return p.Failed(x402.ReasonExactNonceUsed, fate.Detail, payment.ReceiptEvidence(payment.EvidenceConsumed, fate.Receipt, fate.Detail)), nil
+	}
+	return payment.Outcome{}, fmt.Errorf("fate of payment %s: %w: %s", p.ID, chain.ErrUnavailable, detail)
 }
 
 // record writes an outcome and tells who waits. That the payment moved on since
@@ -182,13 +152,12 @@ func (c *Chain) record(ctx context.Context, o payment.Outcome) error {
 	if err != nil {
 		return fmt.Errorf("record payment %s: %w", o.Payment, err)
 	}
-	c.count(ctx, o)
-	c.Moved(o.Payment)
+	c.tell(ctx, o)
 	return nil
 }
 
-// count logs and meters an outcome.
-func (c *Chain) count(ctx context.Context, o payment.Outcome) {
+// tell logs and meters an outcome and wakes who waits.
+func (c *Chain) tell(ctx context.Context, o payment.Outcome) {
 	c.Metrics.outcomes.WithLabelValues(string(c.Config.Network), string(o.To), string(o.Reason)).Inc()
 	attrs := []any{slog.String("payment_id", string(o.Payment)), slog.String("state", string(o.To))}
 	if o.To == payment.StateIncluded {
@@ -198,4 +167,10 @@ func (c *Chain) count(ctx context.Context, o payment.Outcome) {
 		attrs = append(attrs, slog.String("reason", string(o.Reason)), slog.String("message", o.Message))
 	}
 	c.Log.InfoContext(ctx, "payment moved", attrs...)
+	if o.To == payment.StateQueued {
+		c.Wake()
+	} else {
+		c.forget(o.Payment)
+	}
+	c.Moved(o.Payment)
 }

@@ -1,0 +1,77 @@
+package config
+
+import "time"
+
+// profile is what is usual on a kind of chain. The chain's own word is compared
+// with it at start; a setting that is given wins.
+type profile struct {
+	blockTime, pollInterval, resendInterval, bumpAfter, stallAfter time.Duration
+	maxTxGas                                                       uint64
+}
+
+// profileOf returns a profile by its name.
+func profileOf(name string) (profile, bool) {
+	// EIP-7825's cap, which OP-stack chains share.
+	const maxTxGas = 1 << 24
+	switch name {
+	case "base", "base-sepolia": // a canonical block every 200 ms
+		return profile{
+			blockTime: 200 * time.Millisecond, pollInterval: 100 * time.Millisecond, resendInterval: 2 * time.Second,
+			bumpAfter: 3 * time.Second, stallAfter: 15 * time.Second, maxTxGas: maxTxGas,
+		}, true
+	case "l2":
+		return profile{
+			blockTime: 2 * time.Second, pollInterval: 250 * time.Millisecond, resendInterval: 4 * time.Second,
+			bumpAfter: 8 * time.Second, stallAfter: time.Minute, maxTxGas: maxTxGas,
+		}, true
+	case "l1":
+		return profile{
+			blockTime: 12 * time.Second, pollInterval: 2 * time.Second, resendInterval: 12 * time.Second,
+			bumpAfter: 40 * time.Second, stallAfter: 3 * time.Minute, maxTxGas: maxTxGas,
+		}, true
+	default:
+		return profile{}, false
+	}
+}
+
+// defaultProfile names a network's profile where the configuration does not.
+func defaultProfile(network string) string {
+	switch network {
+	case "eip155:8453":
+		return "base"
+	case "eip155:84532":
+		return "base-sepolia"
+	case "eip155:1", "eip155:11155111":
+		return "l1"
+	default:
+		return "l2"
+	}
+}
+
+// applyProfile fills what was not given.
+func (c *Chain) applyProfile(network string) {
+	if c.Profile == "" {
+		c.Profile = defaultProfile(network)
+	}
+	p, ok := profileOf(c.Profile)
+	if !ok {
+		return // reported by the checks
+	}
+	for _, setting := range []struct {
+		to   *time.Duration
+		from time.Duration
+	}{
+		{&c.BlockTime, p.blockTime},
+		{&c.PollInterval, p.pollInterval},
+		{&c.ResendInterval, p.resendInterval},
+		{&c.BumpAfter, p.bumpAfter},
+		{&c.StallAfter, p.stallAfter},
+	} {
+		if *setting.to == 0 {
+			*setting.to = setting.from
+		}
+	}
+	if c.Gas.MaxPerTransaction == 0 {
+		c.Gas.MaxPerTransaction = p.maxTxGas
+	}
+}
