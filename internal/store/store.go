@@ -6,8 +6,10 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -75,17 +77,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "facilitator"
 	}
-	// A replica that vanishes without a word must not keep its locks. Every
-	// statement has its index; a plan made while the tables are small, which would
-	// read them whole, is kept while they grow.
-	for name, value := range map[string]string{
-		"enable_seqscan":                      "off",
-		"idle_in_transaction_session_timeout": "60s", "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
-	} {
-		if cfg.ConnConfig.RuntimeParams[name] == "" {
-			cfg.ConnConfig.RuntimeParams[name] = value
-		}
-	}
+	prepareSessions(cfg)
 	connections, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, unavailable(err)
@@ -98,6 +90,37 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// sessionSettings are what a connection is given, unless the database's URL says
+// otherwise. A replica that vanishes without a word must not keep its locks. And
+// every statement has its index: a plan made while the tables are small, which
+// would read them whole, is kept while they grow.
+const sessionSettings = `
+SELECT set_config(s.name, j.value, false)
+FROM json_each_text($1::json) AS j(name, value) JOIN pg_settings s ON s.name = j.name`
+
+func prepareSessions(cfg *pgxpool.Config) {
+	given := cfg.ConnConfig.RuntimeParams
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return prepareSession(ctx, conn, given) }
+}
+
+// prepareSession gives a connection its settings, those that the server knows.
+func prepareSession(ctx context.Context, conn *pgx.Conn, given map[string]string) error {
+	settings := map[string]string{
+		"idle_in_transaction_session_timeout": "60s",
+		"tcp_keepalives_idle":                 "10",
+		"tcp_keepalives_interval":             "5",
+		"tcp_keepalives_count":                "3",
+		"enable_seqscan":                      "off",
+	}
+	maps.DeleteFunc(settings, func(name, _ string) bool { return given[name] != "" })
+	encoded, err := json.Marshal(settings)
+	if err != nil {
+		return fmt.Errorf("session settings: %w", err)
+	}
+	_, err = conn.Exec(ctx, sessionSettings, string(encoded))
+	return err
 }
 
 // Close waits for running methods.
