@@ -73,14 +73,20 @@ func (l *lane) start(ctx context.Context, working *sync.WaitGroup, most int) (ta
 	l.working = true
 	l.mu.Unlock()
 	working.Go(func() {
+		took := 0
 		defer func() {
 			l.mu.Lock()
 			l.working = false
 			l.mu.Unlock()
 			close(ended)
-			signal(l.chain.room)
+			if took > 0 { // else nothing changed, and looking again would find nothing again
+				signal(l.chain.room)
+			}
 		}()
-		err := l.work(ctx, most, count)
+		err := l.work(ctx, most, func(n int) {
+			took = n
+			count <- n
+		})
 		select {
 		case count <- 0: // the queue was not reached
 		default:
@@ -94,7 +100,7 @@ func (l *lane) start(ctx context.Context, working *sync.WaitGroup, most int) (ta
 
 // work takes what is queued and fits, signs and sends it. Payments that can't
 // succeed any more are answered and cost nothing.
-func (l *lane) work(ctx context.Context, most int, taken chan<- int) error {
+func (l *lane) work(ctx context.Context, most int, taken func(int)) error {
 	c := l.chain
 	row, held := l.lease()
 	if !held {
@@ -107,7 +113,7 @@ func (l *lane) work(ctx context.Context, most int, taken chan<- int) error {
 	signed, err := c.Store.Take(ctx, row, payment.Work{
 		Most: most, MaxOpen: c.Config.MaxInFlight, Except: c.excepted(), Timeout: c.Config.PrepareTimeout,
 		Prepare: func(ctx context.Context, ps []payment.Payment) ([]payment.Order, error) {
-			taken <- len(ps)
+			taken(len(ps))
 			if len(ps) == 0 {
 				return nil, nil
 			}
