@@ -15,6 +15,9 @@ import (
 // was told of: those of replicas without a lane, or of an earlier process.
 const queuePoll = 200 * time.Millisecond
 
+// restAfterFailure is how long a lane that could not work is left alone.
+const restAfterFailure = time.Second
+
 // dispatch hands the queue to the lanes. A lane takes all that waits, up to one
 // batch. After a full batch the next lane goes on at once; after less than that
 // nothing was left, and what arrives while it is signed and sent makes the next
@@ -56,7 +59,7 @@ func (c *Chain) idleLane() *lane {
 			continue
 		}
 		l.mu.Lock()
-		open, idle := l.inFlight, l.settled && !l.working
+		open, idle := l.inFlight, l.settled && !l.working && !c.Now().Before(l.restsUntil)
 		l.mu.Unlock()
 		if idle && open < c.Config.MaxInFlight && (best == nil || open < least) && l.affordable() > 0 {
 			best, least = l, open
@@ -74,19 +77,21 @@ func (l *lane) start(ctx context.Context, working *sync.WaitGroup, most int) (ta
 	l.mu.Unlock()
 	working.Go(func() {
 		took := 0
-		defer func() {
-			l.mu.Lock()
-			l.working = false
-			l.mu.Unlock()
-			close(ended)
-			if took > 0 { // else nothing changed, and looking again would find nothing again
-				signal(l.chain.room)
-			}
-		}()
 		err := l.work(ctx, most, func(n int) {
 			took = n
 			count <- n
 		})
+		l.mu.Lock()
+		l.working = false
+		if err != nil {
+			// What failed fails again at once: a signer or a record that is away.
+			l.restsUntil = l.chain.Now().Add(restAfterFailure)
+		}
+		l.mu.Unlock()
+		close(ended)
+		if took > 0 && err == nil { // else nothing changed, and looking again would find nothing new
+			signal(l.chain.room)
+		}
 		select {
 		case count <- 0: // the queue was not reached
 		default:
@@ -165,19 +170,22 @@ func (l *lane) send(ctx context.Context, txs []*openTx) {
 	}
 	c := l.chain
 	raws := make([][]byte, len(txs))
+	attempts := make([]payment.Attempt, len(txs)) // the tracker may change a transaction while it is sent
+	nonces := make([]uint64, len(txs))
 	now := c.Now()
 	l.mu.Lock()
 	for i, t := range txs {
 		t.sentAt = now // before it is, or the tracker would send it too
-		raws[i] = t.Transaction.Newest().Raw
+		attempts[i], nonces[i] = *t.Transaction.Newest(), t.Transaction.WalletNonce
+		raws[i] = attempts[i].Raw
 	}
 	l.mu.Unlock()
 	outcomes := c.Sender.SendMany(ctx, raws)
 	for i := range min(len(txs), len(outcomes)) {
-		t, sent := &txs[i].Transaction, outcomes[i]
+		sent := outcomes[i]
 		c.Metrics.sends.WithLabelValues(string(c.Config.Network), string(sent.Outcome)).Inc()
 		attrs := []any{
-			l.attr(), slog.String("tx_hash", t.Newest().Hash.String()), slog.Uint64("wallet_nonce", t.WalletNonce),
+			l.attr(), slog.String("tx_hash", attempts[i].Hash.String()), slog.Uint64("wallet_nonce", nonces[i]),
 			slog.String("outcome", string(sent.Outcome)),
 		}
 		if sent.Err != nil {

@@ -19,33 +19,33 @@ const batchBase = 60_000
 // shown. A limit that is too low is noticed by the simulation, which has the same.
 type gasRule struct {
 	mu sync.Mutex
-	// alone and shared are the most that a payment has used lately.
-	alone, shared float64
+	// alone and shared are the most gas that a payment has used lately.
+	alone, shared uint64
 }
 
 // learn takes what a mined transaction that paid n payments has used.
 func (g *gasRule) learn(used uint64, n int) {
-	const forget = 0.999 // an outlier is forgotten after some thousand transactions
+	const forget = 1000 // an outlier is forgotten after some thousand transactions
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if n == 1 {
-		g.alone = max(float64(used), g.alone*forget)
+		g.alone = max(used, g.alone-g.alone/forget)
 		return
 	}
-	g.shared = max((float64(used)-batchBase/2)/float64(n), g.shared*forget)
+	g.shared = max((used-min(used, batchBase/2))/uint64(n), g.shared-g.shared/forget) //nolint:gosec // G115: a number of payments
 }
 
 // perPayment is what a payment of a batch gets.
 func (g *gasRule) perPayment(rule uint64) uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return max(rule, uint64(g.shared*3/2))
+	return max(rule, g.shared*3/2)
 }
 
 func (g *gasRule) direct(rule uint64) uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return max(batchBase+rule, uint64(g.alone*3/2))
+	return max(batchBase+rule, g.alone*3/2)
 }
 
 func (g *gasRule) batch(rule uint64, n int) uint64 {
@@ -214,9 +214,9 @@ func (l *lane) runway(balance *big.Int) float64 {
 	gas := max(c.gas.alone, c.gas.shared)
 	c.gas.mu.Unlock()
 	if gas == 0 {
-		gas = float64(c.Config.GasPerPayment)
+		gas = c.Config.GasPerPayment
 	}
-	return gwei(balance) * 1e9 / (gas * float64(price))
+	return gwei(balance) * 1e9 / (float64(max(gas, 1)) * float64(price))
 }
 
 // gwei is for gauges, never for decisions.

@@ -31,8 +31,10 @@ type lane struct {
 	until time.Time
 	// settled says that the lane's past is reconciled with the chain: it may sign.
 	settled bool
-	// working is set while a batch is prepared and sent.
-	working bool
+	// working is set while a batch is prepared and sent; restsUntil is when the
+	// lane may try again after that failed.
+	working    bool
+	restsUntil time.Time
 	// stale says that open must be read again.
 	stale bool
 	open  map[int64]*openTx

@@ -268,6 +268,8 @@ func TestOnlyALaneThatMayWorkIsGivenWork(t *testing.T) {
 		{"its lease ran out by our clock", func(_ *Chain, l *lane, now *time.Time) { l.until = *now }, false},
 		{"its past is not gone through", func(_ *Chain, l *lane, _ *time.Time) { l.settled = false }, false},
 		{"it works", func(_ *Chain, l *lane, _ *time.Time) { l.working = true }, false},
+		{"it failed just now", func(_ *Chain, l *lane, now *time.Time) { l.restsUntil = now.Add(1) }, false},
+		{"it failed a while ago", func(_ *Chain, l *lane, now *time.Time) { l.restsUntil = *now }, true},
 		{"it is full", func(_ *Chain, l *lane, _ *time.Time) { l.open[1], l.open[2] = pending(1), pending(2) }, false},
 		{"what it signed is mined", func(_ *Chain, l *lane, _ *time.Time) {
 			l.open[1], l.open[2] = pending(1), pending(2)

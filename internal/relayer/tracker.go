@@ -160,9 +160,12 @@ func (c *Chain) conclude(ctx context.Context, f followed, found map[chain.Hash]e
 			continue
 		}
 		mined = append(mined, t)
+		l.mu.Lock() // its payments may be judged expired at this moment
 		outcomes := c.paid(t, receipt)
+		undecided := unpaidOpen(t, outcomes)
+		l.mu.Unlock()
 		ins = append(ins, payment.Inclusion{
-			Transaction: t.Transaction.ID, Receipt: receipt, Outcomes: outcomes, Undecided: unpaidOpen(t, outcomes),
+			Transaction: t.Transaction.ID, Receipt: receipt, Outcomes: outcomes, Undecided: undecided,
 		})
 	}
 	if len(ins) == 0 {
