@@ -65,9 +65,11 @@ type openTx struct {
 	// receipt is set once it is known to be mined; payments of it may still be
 	// undecided.
 	receipt *chain.Receipt
-	// sentAt is when its bytes last went to a node, looked when its receipt was
-	// last asked for and not found; by our clock, zero before.
-	sentAt, looked time.Time
+	// sentAt is when its bytes last went to a node, asked when its receipt was last
+	// asked for, looked when that was and there was none; by our clock, zero before.
+	sentAt, asked, looked time.Time
+	// again: asked was not the first time since signedAt.
+	again bool
 	// signedAt is since when its newest attempt waits for a block, as far as this
 	// process knows.
 	signedAt time.Time
@@ -256,7 +258,7 @@ func (l *lane) read(ctx context.Context, row payment.Lane) error {
 		case t.judging:
 			l.stale = true // its judge works on the copy there is; read again when it is done
 		default:
-			t.Carried, t.receipt, t.signedAt = r, nil, now // it may have been reorganised
+			t.Carried, t.receipt, t.signedAt, t.asked = r, nil, now, time.Time{} // it may have been reorganised
 		}
 	}
 	l.count()

@@ -87,8 +87,8 @@ type Store interface {
 	RecordOutcome(ctx context.Context, o payment.Outcome) error
 	Withdraw(ctx context.Context, id payment.ID, reason x402.Reason, message string) error
 
-	WatchedBlocks(ctx context.Context, n x402.Network, finalized, recent uint64) ([]chain.Head, error)
-	RecordFinal(ctx context.Context, n x402.Network, block chain.Head) error
+	WatchedBlocks(ctx context.Context, n x402.Network, from, until uint64, most int) ([]chain.Head, error)
+	RecordFinal(ctx context.Context, n x402.Network, blocks []chain.Head) error
 	RecordReorg(ctx context.Context, n x402.Network, block chain.Head) error
 	SpentToday(ctx context.Context, n x402.Network) (*big.Int, error)
 }
@@ -161,9 +161,10 @@ type Chain struct {
 	lanes    []*lane // relayers
 	treasury *lane   // nil without one
 	gas      gasRule
+	pace     pace          // of the tracker
 	wake     chan struct{} // a payment was queued
 	room     chan struct{} // a lane has room, or became ready
-	look     chan struct{} // a transaction was sent, or a block was made
+	look     chan struct{} // something is to be followed, or a block was made
 	judges   chan struct{} // bounds the questions asked about single payments
 	judging  sync.WaitGroup
 
@@ -181,8 +182,9 @@ type Chain struct {
 	// does not cover.
 	solo map[payment.ID]bool
 	// checked is a head below which every block that a payment rests on was
-	// canonical when it was last looked at; safe is the chain's safe block.
-	checked, safe uint64
+	// canonical when it was last looked at; safe and final are the heights of the
+	// chain's safe and final blocks.
+	checked, safe, final uint64
 	// deepWanted is when somebody last waited for more than one block.
 	deepWanted time.Time
 }
@@ -191,7 +193,7 @@ type Chain struct {
 func New(d Deps) *Chain {
 	c := &Chain{
 		Deps: d, wake: make(chan struct{}, 1), room: make(chan struct{}, 1), look: make(chan struct{}, 1),
-		judges: make(chan struct{}, maxJudges), fault: errors.New("the node was not asked yet"), spent: new(big.Int),
+		judges: make(chan struct{}, maxJudges), pace: newPace(d.Config.PollInterval), fault: errors.New("the node was not asked yet"), spent: new(big.Int),
 		busy: make(map[payment.ID]bool), deferred: make(deferrals), solo: make(map[payment.ID]bool),
 	}
 	for _, s := range d.Signers {
@@ -328,7 +330,7 @@ func (c *Chain) Run(ctx context.Context) error {
 		}
 	}
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){c.watchHealth, c.keepLeases, c.track, c.dispatch} {
+	for _, loop := range []func(context.Context){c.watchHealth, c.keepLeases, c.track, c.finalize, c.dispatch} {
 		loops.Go(func() { loop(ctx) })
 	}
 	if c.Heads != nil {

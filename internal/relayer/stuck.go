@@ -185,7 +185,7 @@ func (l *lane) replace(ctx context.Context, row payment.Lane, t *openTx, u evm.U
 	c.Crash("bumped")
 	l.mu.Lock()
 	t.Transaction.Attempts = append(t.Transaction.Attempts, attempt)
-	t.signedAt, t.looked = c.Now(), time.Time{}
+	t.signedAt, t.asked, t.looked = c.Now(), time.Time{}, time.Time{}
 	var ids []payment.ID
 	for _, p := range t.undecided() {
 		p.TxHash = attempt.Hash

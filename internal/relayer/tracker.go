@@ -21,24 +21,33 @@ const markAfter = time.Second
 
 // track follows every open transaction of this process's lanes to its end.
 func (c *Chain) track(ctx context.Context) {
-	tick := time.NewTicker(c.Config.PollInterval)
-	defer tick.Stop()
+	poll := time.NewTicker(c.Config.PollInterval)
+	defer poll.Stop()
+	early := time.NewTimer(0)
+	defer early.Stop()
 	var last chain.Hash // the block at which receipts were last asked for
 	var watched time.Time
-	for {
-		err := c.follow(ctx, &last)
+	for polled := true; ; {
+		err := c.follow(ctx, &last, polled)
 		if now := c.Now(); now.Sub(watched) >= healthInterval || c.wantsDepth(now) {
 			watched = now
 			err = errors.Join(err, c.watchBlocks(ctx))
 		}
+		early.Stop()
 		if err != nil && ctx.Err() == nil {
 			c.Log.WarnContext(ctx, "tracking failed, it is tried again", slog.Any("error", err))
+		} else if next, some := c.nextLook(); some {
+			early.Reset(next.Sub(c.Now()))
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.look:
-		case <-tick.C:
+			polled = false
+		case <-early.C:
+			polled = false
+		case <-poll.C:
+			polled = true
 		}
 	}
 }
@@ -50,9 +59,14 @@ type followed struct {
 	txs  []*openTx
 }
 
+// cheapLook is how many receipts are asked for at every poll. For more than that
+// it is first asked whether there is a new block at all.
+const cheapLook = 4
+
 // follow asks for the receipts of all open transactions in one round trip, where
-// there is a new block or a new transaction to ask about, and acts on them.
-func (c *Chain) follow(ctx context.Context, last *chain.Hash) error {
+// there is a new block or one of them is due, and acts on them. With polled it
+// finds out whether there is a new block, unless the node tells by itself.
+func (c *Chain) follow(ctx context.Context, last *chain.Hash, polled bool) error {
 	var all []followed
 	var failures []error
 	for _, l := range c.wallets() {
@@ -69,21 +83,23 @@ func (c *Chain) follow(ctx context.Context, last *chain.Hash) error {
 	for _, f := range all {
 		c.judgeAll(ctx, f)
 	}
-	hashes, fresh := openHashes(all)
+	hashes, due := c.openHashes(all, polled)
 	if len(hashes) == 0 {
 		*last = chain.Hash{}
 		c.settle(all)
 		return errors.Join(failures...)
 	}
-	if !fresh && c.unheard() {
-		head, err := c.Node.Head(ctx)
-		if err != nil {
-			return errors.Join(append(failures, fmt.Errorf("head: %w", err))...)
+	if !due && polled && c.unheard() {
+		if due = len(hashes) <= cheapLook; !due {
+			head, err := c.Node.Head(ctx)
+			if err != nil {
+				return errors.Join(append(failures, fmt.Errorf("head: %w", err))...)
+			}
+			c.see(head)
 		}
-		c.see(head)
 	}
-	if fresh || c.Head().Hash != *last {
-		asked := c.Now()
+	if due || c.Head().Hash != *last {
+		asked := c.asking(all)
 		head, found, err := c.Node.Look(ctx, hashes)
 		if err != nil {
 			return errors.Join(append(failures, fmt.Errorf("receipts: %w", err))...)
@@ -105,6 +121,43 @@ func (c *Chain) follow(ctx context.Context, last *chain.Hash) error {
 	return errors.Join(failures...)
 }
 
+// asking notes that all that is open is asked about now.
+func (c *Chain) asking(all []followed) time.Time {
+	now := c.Now()
+	for _, f := range all {
+		f.lane.mu.Lock()
+		for _, t := range f.txs {
+			t.again, t.asked = !t.asked.IsZero(), now
+		}
+		f.lane.mu.Unlock()
+	}
+	return now
+}
+
+// nextLook is when the first of the open transactions is worth asking about,
+// where that is before the next poll, and no node tells of blocks by itself.
+func (c *Chain) nextLook() (first time.Time, some bool) {
+	if !c.unheard() {
+		return first, false
+	}
+	for _, l := range c.wallets() {
+		if _, held := l.lease(); !held {
+			continue
+		}
+		l.mu.Lock()
+		for _, t := range l.open {
+			if t.closed() {
+				continue
+			}
+			if at, ok := c.pace.next(t.signedAt, t.asked); ok && (!some || at.Before(first)) {
+				first, some = at, true
+			}
+		}
+		l.mu.Unlock()
+	}
+	return first, some
+}
+
 // unheard says whether the head must be asked for: nobody tells it, or not lately.
 func (c *Chain) unheard() bool {
 	c.mu.Lock()
@@ -124,22 +177,26 @@ func (c *Chain) settle(all []followed) {
 	}
 }
 
-// openHashes are the attempts of all transactions without a receipt; fresh says
-// whether some of them were never asked about.
-func openHashes(all []followed) (hashes []chain.Hash, fresh bool) {
+// openHashes are the attempts of all transactions without a receipt; due says
+// whether one of them is worth asking about now, without a new block.
+func (c *Chain) openHashes(all []followed, polled bool) (hashes []chain.Hash, due bool) {
+	now := c.Now()
 	for _, f := range all {
+		f.lane.mu.Lock()
 		for _, t := range f.txs {
-			f.lane.mu.Lock()
-			if t.receipt == nil && t.Transaction.State != payment.TxReplaced {
-				fresh = fresh || t.looked.IsZero()
-				for _, a := range t.Transaction.Attempts {
-					hashes = append(hashes, a.Hash)
-				}
+			if t.receipt != nil || t.Transaction.State == payment.TxReplaced {
+				continue
 			}
-			f.lane.mu.Unlock()
+			at, early := c.pace.next(t.signedAt, t.asked)
+			// The past of a lane is gone through before it works.
+			due = due || early && !at.After(now) || t.looked.IsZero() && (polled || !f.lane.settled)
+			for _, a := range t.Transaction.Attempts {
+				hashes = append(hashes, a.Hash)
+			}
 		}
+		f.lane.mu.Unlock()
 	}
-	return hashes, fresh
+	return hashes, due
 }
 
 // conclude records what a look has shown of a lane's transactions: those that are
@@ -226,6 +283,9 @@ func (c *Chain) included(ctx context.Context, l *lane, t *openTx, in payment.Inc
 	l.paidGas(in.Receipt)
 	l.mu.Lock()
 	t.receipt = in.Receipt
+	if !t.asked.Before(t.signedAt) { // else it was mined before we knew
+		c.pace.learn(t.signedAt, t.asked, !t.again)
+	}
 	byID := make(map[payment.ID]*payment.Payment, len(t.Payments))
 	for i := range t.Payments {
 		byID[t.Payments[i].ID] = &t.Payments[i]

@@ -44,21 +44,124 @@ func TestEveryAttemptOfWhatIsNotMinedIsAskedAbout(t *testing.T) {
 	mined.receipt = &chain.Receipt{}
 	given.Transaction.State = payment.TxReplaced
 	judged.Transaction.State = payment.TxIncluded // as the record has it: its receipt is needed to judge its payment
-	for _, tx := range []*openTx{waits, bumped, judged} {
-		tx.looked = *now
-	}
 	l := withLane(c, waits, bumped, mined, given, judged)
-	ask := func() ([]chain.Hash, bool) { return openHashes([]followed{{lane: l, txs: l.transactions()}}) }
-	hashes, fresh := ask()
-	if want := []chain.Hash{{1}, {2}, {3}, {6}}; !slices.Equal(hashes, want) || fresh {
-		t.Errorf("asked about %v, fresh %t; want %v", hashes, fresh, want)
+	hashes, _ := c.openHashes([]followed{{lane: l, txs: l.transactions()}}, false)
+	if want := []chain.Hash{{1}, {2}, {3}, {6}}; !slices.Equal(hashes, want) {
+		t.Errorf("asked about %v, want %v", hashes, want)
 	}
-	bumped.looked = time.Time{}
-	if _, fresh := ask(); !fresh {
-		t.Error("a transaction that was never asked about is not fresh")
+	*now = now.Add(time.Hour)
+	if hashes, due := c.openHashes(nil, true); len(hashes) != 0 || due {
+		t.Errorf("of nothing: %v %t", hashes, due)
 	}
-	if hashes, fresh := openHashes(nil); len(hashes) != 0 || fresh {
-		t.Errorf("of nothing: %v %t", hashes, fresh)
+}
+
+func TestATransactionIsAskedAboutWhenItIsDue(t *testing.T) {
+	t.Parallel()
+	const poll = 100 * time.Millisecond
+	ago := func(ms int) time.Duration { return time.Duration(ms) * time.Millisecond }
+	for _, row := range []struct {
+		name                   string
+		signed, asked, looked  int // milliseconds ago; negative: never
+		polled, unsettled, due bool
+	}{
+		{name: "just signed", signed: 9, asked: -1, looked: -1},
+		{name: "time for the first question", signed: 10, asked: -1, looked: -1, due: true},
+		{name: "asked before its bytes were these", signed: 9, asked: 20, looked: 20},
+		{name: "waited as long as before", signed: 20, asked: 10, looked: 10, due: true},
+		{name: "not yet", signed: 21, asked: 10, looked: 10},
+		{name: "the poll comes first", signed: 400, asked: 200, looked: 200},
+		{name: "the poll asks for a block", signed: 400, asked: 200, looked: 200, polled: true},
+		{name: "asked without an answer", signed: 400, asked: 200, looked: -1},
+		{name: "asked without an answer, at the poll", signed: 400, asked: 200, looked: -1, polled: true, due: true},
+		{name: "of a lane that was just taken over", signed: 0, asked: -1, looked: -1, unsettled: true, due: true},
+		{name: "of one that was looked at", signed: 1, asked: 0, looked: 0, unsettled: true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			c, now := newChain(t, Config{PollInterval: poll})
+			c.pace.first = 10 * time.Millisecond
+			tx := pending(1, chain.Hash{1})
+			at := func(ms int) time.Time {
+				if ms < 0 {
+					return time.Time{}
+				}
+				return now.Add(-ago(ms))
+			}
+			tx.signedAt, tx.asked, tx.looked = at(row.signed), at(row.asked), at(row.looked)
+			l := withLane(c, tx)
+			l.settled = !row.unsettled
+			_, due := c.openHashes([]followed{{lane: l, txs: l.transactions()}}, row.polled)
+			if due != row.due {
+				t.Errorf("due: %t", due)
+			}
+			// The tracker never sleeps past what is due, and never wakes for what is not.
+			next, some := c.nextLook()
+			if early := some && !next.After(*now); early && !due {
+				t.Error("it would ask without end")
+			} else if due && !early && !row.polled && !row.unsettled {
+				t.Error("it would not ask in time")
+			}
+		})
+	}
+}
+
+func TestNothingIsAskedWithoutALease(t *testing.T) {
+	t.Parallel()
+	c, now := newChain(t, Config{PollInterval: time.Second})
+	tx := pending(1, chain.Hash{1})
+	tx.signedAt = now.Add(-time.Hour)
+	l := withLane(c, tx)
+	if _, some := c.nextLook(); !some {
+		t.Fatal("nothing is due with a lease")
+	}
+	l.until = *now
+	if _, some := c.nextLook(); some {
+		t.Error("a tracker that may not ask wakes up to ask")
+	}
+}
+
+// TestThePaceFollowsTheChain: of a chain that mines after so long, most first
+// questions come just after that, and few are wasted.
+func TestThePaceFollowsTheChain(t *testing.T) {
+	t.Parallel()
+	const poll = 100 * time.Millisecond
+	for _, mines := range []time.Duration{time.Millisecond, 8 * time.Millisecond, 40 * time.Millisecond, time.Minute, 8 * time.Millisecond} {
+		p := newPace(poll)
+		start := time.Unix(1_800_000_000, 0)
+		questions, late := 0, time.Duration(0)
+		const learning, counted = 200, 400
+		for i := range learning + counted {
+			asked, byFirst := time.Time{}, true
+			for {
+				next, early := p.next(start, asked)
+				if !early {
+					next = asked.Add(poll)
+				}
+				byFirst, asked = asked.IsZero(), next
+				if i >= learning {
+					questions++
+				}
+				if next.Sub(start) >= mines {
+					break
+				}
+			}
+			if i >= learning {
+				late += asked.Sub(start) - mines
+			}
+			p.learn(start, asked, byFirst)
+		}
+		if mines >= poll { // the poll does it
+			if p.first != poll {
+				t.Errorf("mined after %s: the first question comes after %s", mines, p.first)
+			}
+			continue
+		}
+		if each := float64(questions) / counted; each > 1.4 {
+			t.Errorf("mined after %s: %.2f questions each", mines, each)
+		}
+		if each := late / counted; each > mines/2+leastPace {
+			t.Errorf("mined after %s: seen %s later", mines, each)
+		}
 	}
 }
 
@@ -178,7 +281,7 @@ func TestAPaymentThatCouldNotBeJudgedIsJudgedLater(t *testing.T) {
 			}
 			*now = now.Add(firstDeferral)
 			last := chain.Hash{}
-			if err := c.follow(t.Context(), &last); err != nil {
+			if err := c.follow(t.Context(), &last, true); err != nil {
 				t.Fatal(err)
 			}
 			c.judging.Wait()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
+	"slices"
 	"time"
 
 	"facilitator/internal/chain"
@@ -23,57 +25,31 @@ func (c *Chain) finalized(ctx context.Context) (chain.Head, error) {
 	return c.Node.HeadByNumber(ctx, head.Number-c.Config.FinalityDepth)
 }
 
-// reorgWindow is how many of the newest blocks are compared at every look; an
-// older one is compared once more when it becomes final.
-const reorgWindow = 128
+const (
+	// reorgWindow is how many of the newest blocks are compared at every look; an
+	// older one is compared once more when it becomes final.
+	reorgWindow = 128
+	// finalAtOnce is how many blocks are read, and sealTogether how many are made
+	// final in one commit: finality comes in jumps, of two thousand blocks on Base.
+	finalAtOnce, sealTogether = 256, 16
+)
 
-// watchBlocks compares the blocks that payments rest on with the canonical
-// chain: final ones are done with, vanished ones give their payments back.
+// watchBlocks compares the newest blocks that payments rest on with the canonical
+// chain: those that vanished give their payments back.
 func (c *Chain) watchBlocks(ctx context.Context) error {
 	head, err := c.Node.Head(ctx)
 	if err != nil {
 		return fmt.Errorf("head: %w", err)
 	}
 	c.see(head)
-	final, err := c.finalized(ctx)
-	if err != nil {
-		return fmt.Errorf("finalized block: %w", err)
-	}
-	c.expire(ctx, head, final)
-	recent := uint64(0)
-	if head.Number > reorgWindow {
-		recent = head.Number - reorgWindow
-	}
-	blocks, err := c.Store.WatchedBlocks(ctx, c.Config.Network, final.Number, recent)
+	from := head.Number - min(head.Number, reorgWindow)
+	blocks, err := c.Store.WatchedBlocks(ctx, c.Config.Network, from, math.MaxUint64, 2*reorgWindow)
 	if err != nil {
 		return err
 	}
-	numbers := make([]uint64, len(blocks))
-	for i, b := range blocks {
-		numbers[i] = b.Number
-	}
-	canonical, err := c.Node.CanonicalHashes(ctx, numbers)
+	_, complete, err := c.compareBlocks(ctx, blocks)
 	if err != nil {
-		return fmt.Errorf("canonical blocks: %w", err)
-	}
-	complete := true
-	for _, b := range blocks {
-		hash, known := canonical[b.Number]
-		switch {
-		case !known: // the node lags: it can't tell
-			complete = false
-		case hash != b.Hash:
-			c.Log.WarnContext(ctx, "block reorganised, its payments are broadcast again", slog.Uint64("block", b.Number), slog.String("block_hash", b.Hash.String()))
-			c.Metrics.reorgs.WithLabelValues(string(c.Config.Network)).Inc()
-			if err := c.Store.RecordReorg(ctx, c.Config.Network, b); err != nil {
-				return err
-			}
-			c.Wake()
-		case b.Number <= final.Number:
-			if err := c.Store.RecordFinal(ctx, c.Config.Network, b); err != nil {
-				return err
-			}
-		}
+		return err
 	}
 	if err := c.noticeReorgs(ctx); err != nil {
 		return err
@@ -89,8 +65,78 @@ func (c *Chain) watchBlocks(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.checked, c.safe = head.Number, max(safe.Number, final.Number)
+	c.checked, c.safe = head.Number, max(safe.Number, c.final)
 	return nil
+}
+
+// compareBlocks gives the payments of blocks that are not canonical back, and
+// returns those that are; complete says that the node could tell of each.
+func (c *Chain) compareBlocks(ctx context.Context, blocks []chain.Head) (kept []chain.Head, complete bool, _ error) {
+	numbers := make([]uint64, len(blocks))
+	for i, b := range blocks {
+		numbers[i] = b.Number
+	}
+	canonical, err := c.Node.CanonicalHashes(ctx, numbers)
+	if err != nil {
+		return nil, false, fmt.Errorf("canonical blocks: %w", err)
+	}
+	complete = true
+	for _, b := range blocks {
+		switch hash, known := canonical[b.Number]; {
+		case !known: // the node lags: it can't tell
+			complete = false
+		case hash == b.Hash:
+			kept = append(kept, b)
+		default:
+			c.Log.WarnContext(ctx, "block reorganised, its payments are broadcast again", slog.Uint64("block", b.Number), slog.String("block_hash", b.Hash.String()))
+			c.Metrics.reorgs.WithLabelValues(string(c.Config.Network)).Inc()
+			if err := c.Store.RecordReorg(ctx, c.Config.Network, b); err != nil {
+				return nil, false, err
+			}
+			c.Wake()
+		}
+	}
+	return kept, complete, nil
+}
+
+// finalize brings payments whose block is final to their end, beside the tracker,
+// which has callers waiting.
+func (c *Chain) finalize(ctx context.Context) {
+	for {
+		more, err := c.finalizeOnce(ctx)
+		if err != nil && ctx.Err() == nil {
+			c.Log.WarnContext(ctx, "final blocks not recorded, it is tried again", slog.Any("error", err))
+		}
+		if !more && !sleep(ctx, healthInterval) {
+			return
+		}
+	}
+}
+
+// finalizeOnce records some final blocks and says whether there are more.
+func (c *Chain) finalizeOnce(ctx context.Context) (more bool, _ error) {
+	final, err := c.finalized(ctx)
+	if err != nil {
+		return false, fmt.Errorf("finalized block: %w", err)
+	}
+	c.mu.Lock()
+	c.final = final.Number
+	c.mu.Unlock()
+	c.expire(ctx, c.Head(), final)
+	blocks, err := c.Store.WatchedBlocks(ctx, c.Config.Network, 0, final.Number, finalAtOnce)
+	if err != nil {
+		return false, err
+	}
+	kept, complete, err := c.compareBlocks(ctx, blocks)
+	if err != nil {
+		return false, err
+	}
+	for chunk := range slices.Chunk(kept, sealTogether) {
+		if err := c.Store.RecordFinal(ctx, c.Config.Network, chunk); err != nil {
+			return false, err
+		}
+	}
+	return complete && len(blocks) == finalAtOnce, nil
 }
 
 // noticeReorgs has lanes read their rows again of which transactions were opened

@@ -113,7 +113,7 @@ func TestSuccessIsNotToldOfABlockThatIsNotDeepEnough(t *testing.T) {
 		}
 		must(t, r.ReturnAnswer(t.Context(), id, call))
 	}
-	must(t, r.RecordFinal(t.Context(), network, head(7)))
+	must(t, r.RecordFinal(t.Context(), network, []chain.Head{head(7)}))
 	if p, ok, err := r.Collect(t.Context(), id, newCall(), chain.Hash{}, 0); !ok || err != nil || p.State != payment.StateFinal {
 		t.Errorf("a final payment: %t, %v, %s", ok, err, p.State)
 	}

@@ -83,7 +83,7 @@ func TestOnlyAnOpenTransactionOfTheLaneIsReplaced(t *testing.T) {
 		r.sign(t, lane, r.claim(t, 3).ID), r.sign(t, other, r.claim(t, 4).ID)
 	r.include(t, mined, receipt(mined, 7, true))
 	r.include(t, final, receipt(final, 6, true))
-	must(t, r.RecordFinal(t.Context(), network, head(6)))
+	must(t, r.RecordFinal(t.Context(), network, []chain.Head{head(6)}))
 	must(t, r.RecordReplaced(t.Context(), lane, replaced.ID))
 	before := r.dump(t)
 	for name, id := range map[string]int64{

@@ -115,8 +115,8 @@ func everyMethod(s *store.Store) map[string]func(context.Context) error {
 		"SpentToday":     func(ctx context.Context) error { return drop(s.SpentToday(ctx, network)) },
 		"RecordOutcome":  func(ctx context.Context) error { return s.RecordOutcome(ctx, p.Requeued()) },
 		"Withdraw":       func(ctx context.Context) error { return s.Withdraw(ctx, id, x402.ReasonUnexpectedSettle, "") },
-		"WatchedBlocks":  func(ctx context.Context) error { return drop(s.WatchedBlocks(ctx, network, 1, 1)) },
-		"RecordFinal":    func(ctx context.Context) error { return s.RecordFinal(ctx, network, chain.Head{}) },
+		"WatchedBlocks":  func(ctx context.Context) error { return drop(s.WatchedBlocks(ctx, network, 1, 1, 1)) },
+		"RecordFinal":    func(ctx context.Context) error { return s.RecordFinal(ctx, network, []chain.Head{{}}) },
 		"RecordReorg":    func(ctx context.Context) error { return s.RecordReorg(ctx, network, chain.Head{}) },
 	}
 }

@@ -2,10 +2,12 @@ package store_test
 
 import (
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sync/errgroup"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
@@ -240,28 +242,30 @@ func TestBlocksAreWatchedUntilTheyAreFinal(t *testing.T) {
 	foreign := r.claim(t, 4)
 	rc := &chain.Receipt{TxHash: chain.Hash{9}, BlockHash: head(91).Hash, BlockNumber: 91, Succeeded: true}
 	must(t, r.RecordOutcome(t.Context(), foreign.Paid(payment.EvidenceOtherTransaction, rc)))
-	watched := func(finalized, recent uint64) []chain.Head {
-		heads, err := r.WatchedBlocks(t.Context(), network, finalized, recent)
+	watched := func(from, until uint64, most int) []chain.Head {
+		heads, err := r.WatchedBlocks(t.Context(), network, from, until, most)
 		must(t, err)
 		return heads
 	}
 	for _, c := range []struct {
-		name              string
-		finalized, recent uint64
-		want              []chain.Head
+		name        string
+		from, until uint64
+		most        int
+		want        []chain.Head
 	}{
-		{"up to the final one, and the recent ones", 5, 90, []chain.Head{head(5), head(90), head(91)}},
-		{"the recent ones", 4, 20, []chain.Head{head(20), head(90), head(91)}},
-		{"all, once", 20, 0, []chain.Head{head(5), head(20), head(90), head(91)}},
-		{"none", 4, 92, nil},
+		{"up to the final one", 0, 5, 9, []chain.Head{head(5)}},
+		{"the recent ones", 20, math.MaxUint64, 9, []chain.Head{head(20), head(90), head(91)}},
+		{"all, once", 0, math.MaxUint64, 9, []chain.Head{head(5), head(20), head(90), head(91)}},
+		{"the lowest", 0, math.MaxUint64, 2, []chain.Head{head(5), head(20)}},
+		{"none", 92, math.MaxUint64, 9, nil},
 	} {
-		if diff := cmp.Diff(c.want, watched(c.finalized, c.recent), cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(c.want, watched(c.from, c.until, c.most), cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
 	}
-	must(t, r.RecordFinal(t.Context(), network, head(5)))
+	must(t, r.RecordFinal(t.Context(), network, []chain.Head{head(5)}))
 	r.wantState(t, low, payment.StateFinal)
-	if got := watched(5, 92); len(got) != 0 {
+	if got := watched(0, 5, 9); len(got) != 0 {
 		t.Errorf("a final block is watched: %v", got)
 	}
 	if events := r.events(t); events[len(events)-1] != "payment.finalized" || len(events) != 5 {
@@ -272,10 +276,36 @@ func TestBlocksAreWatchedUntilTheyAreFinal(t *testing.T) {
 	}
 	// Final is for good: neither a reorganisation nor a second word changes it.
 	must(t, r.RecordReorg(t.Context(), network, head(5)))
-	must(t, r.RecordFinal(t.Context(), network, head(5)))
+	must(t, r.RecordFinal(t.Context(), network, []chain.Head{head(5)}))
 	r.wantState(t, low, payment.StateFinal)
 	if events := r.events(t); len(events) != 5 {
 		t.Errorf("events %v", events)
+	}
+}
+
+func TestManyBlocksAreFinalTogether(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	lane := r.lane(t, 1, 0)
+	first, second, other, gone := r.settledBy(t, 1, lane, 5), r.settledBy(t, 2, lane, 6), r.settledBy(t, 3, lane, 7), r.settledBy(t, 4, lane, 8)
+	foreign := r.claim(t, 5)
+	rc := &chain.Receipt{TxHash: chain.Hash{9}, BlockHash: head(6).Hash, BlockNumber: 6, Succeeded: true}
+	must(t, r.RecordOutcome(t.Context(), foreign.Paid(payment.EvidenceOtherTransaction, rc)))
+	blocks := []chain.Head{head(5), head(6), {Number: 8, Hash: chain.Hash{1}}} // another block than the one it is in
+	// Replicas do the same at the same time.
+	var replicas errgroup.Group
+	for range 4 {
+		replicas.Go(func() error { return r.RecordFinal(t.Context(), network, blocks) })
+	}
+	must(t, replicas.Wait())
+	for _, id := range []payment.ID{first, second, foreign.ID} {
+		r.wantState(t, id, payment.StateFinal)
+	}
+	for _, id := range []payment.ID{other, gone} {
+		r.wantState(t, id, payment.StateIncluded)
+	}
+	if n := one[int](t, r.conn, "SELECT count(*) FROM outbox WHERE type = 'payment.finalized'"); n != 3 {
+		t.Errorf("%d events", n)
 	}
 }
 
