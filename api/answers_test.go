@@ -36,8 +36,6 @@ func TestAnswersByteForByte(t *testing.T) {
 	t.Parallel()
 	v2, v1 := fixture(t, "v2.json"), fixture(t, "v1.json")
 	reject := x402.Reject
-	queued := payment.Payment{ID: "the-id"}
-	sent := payment.Payment{ID: "the-id", TxHash: txHash}
 	node := fmt.Errorf("%w: dial tcp 10.0.0.7:8545: connection refused", chain.ErrUnavailable)
 	db := fmt.Errorf("%w: host=10.0.0.8 user=secret", payment.ErrUnavailable)
 	const (
@@ -132,17 +130,17 @@ func TestAnswersByteForByte(t *testing.T) {
 			map[string]string{id: "the-id"},
 		},
 		{
-			"settle: success once more", "/settle", v2, told(payment.Answer{Success: true, Replayed: true, Payer: payer, Payment: sent}, nil), 200,
+			"settle: success once more", "/settle", v2, told(payment.Answer{Success: true, Replayed: true, Payer: payer, PaymentID: "the-id", TxHash: txHash}, nil), 200,
 			`{"success":true,"payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`,
 			map[string]string{id: "the-id", replay: "true"},
 		},
 		{
-			"settle: pending", "/settle", v2, told(payment.Answer{Payer: payer, Payment: sent, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
+			"settle: pending", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
 			`{"success":false,"errorReason":"settlement_pending","errorMessage":"ask again","payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`,
 			map[string]string{id: "the-id"},
 		},
 		{
-			"settle: pending in version 1", "/settle", v1, told(payment.Answer{Payer: payer, Payment: sent, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
+			"settle: pending in version 1", "/settle", v1, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
 			`{"success":false,"errorReason":"settlement_pending","errorMessage":"ask again","payer":"` + payer + `","transaction":"` + txText + `","network":"base-sepolia"}`,
 			map[string]string{id: "the-id"},
 		},
@@ -152,12 +150,12 @@ func TestAnswersByteForByte(t *testing.T) {
 			map[string]string{retry: "2", id: ""},
 		},
 		{
-			"settle: duplicate", "/settle", v1, told(payment.Answer{Payer: payer, Payment: sent, Reason: x402.ReasonDuplicateSettlement, Message: "told before"}, nil), 200,
+			"settle: duplicate", "/settle", v1, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonDuplicateSettlement, Message: "told before"}, nil), 200,
 			`{"success":false,"errorReason":"duplicate_settlement","errorMessage":"told before","payer":"` + payer + `","transaction":"` + txText + `","network":"base-sepolia"}`,
 			map[string]string{id: "the-id"},
 		},
 		{
-			"settle: failed on chain", "/settle", v2, told(payment.Answer{Payer: payer, Payment: sent, Reason: x402.ReasonExactNonceUsed, Message: "used"}, nil), 200,
+			"settle: failed on chain", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonExactNonceUsed, Message: "used"}, nil), 200,
 			`{"success":false,"errorReason":"invalid_exact_evm_nonce_already_used","errorMessage":"used","payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`, nil,
 		},
 		{
@@ -183,13 +181,13 @@ func TestAnswersByteForByte(t *testing.T) {
 		},
 		{"settle: too long", "/settle", strings.Repeat(" ", maxBody+1), nil, 413, `{"error":"body is larger than 4096 bytes"}`, nil},
 		{"settle: the node is silent", "/settle", v2, told(payment.Answer{Payer: payer}, node), 503, `{"error":"the chain's node can't be reached, try again"}`, map[string]string{retry: "2", id: ""}},
-		{"settle: the record falls silent while waiting", "/settle", v2, told(payment.Answer{Payer: payer, Payment: queued}, db), 503, `{"error":"the record can't be reached, try again"}`, map[string]string{retry: "2", id: "the-id"}},
+		{"settle: the record falls silent while waiting", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id"}, db), 503, `{"error":"the record can't be reached, try again"}`, map[string]string{retry: "2", id: "the-id"}},
 		{
-			"settle: nothing was sent", "/settle", v2, told(payment.Answer{Payer: payer, Payment: queued}, fmt.Errorf("%w: no wallet", payment.ErrNotSent)), 503,
+			"settle: nothing was sent", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id"}, fmt.Errorf("%w: no wallet", payment.ErrNotSent)), 503,
 			`{"error":"nothing was sent: no wallet"}`,
 			map[string]string{retry: "2", id: "the-id"},
 		},
-		{"settle: a fault of ours", "/settle", v2, told(payment.Answer{Payer: payer, Payment: queued}, errors.New("constraint broken")), 500, `{"error":"internal error"}`, map[string]string{id: "the-id"}},
+		{"settle: a fault of ours", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id"}, errors.New("constraint broken")), 500, `{"error":"internal error"}`, map[string]string{id: "the-id"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -122,7 +122,7 @@ var txHash = chain.Hash{0: 0xab, 31: 0xcd}
 const txText = "0xab000000000000000000000000000000000000000000000000000000000000cd"
 
 func settled() payment.Answer {
-	return payment.Answer{Success: true, Payer: payer, Payment: payment.Payment{ID: "the-id", TxHash: txHash}}
+	return payment.Answer{Success: true, Payer: payer, PaymentID: "the-id", TxHash: txHash}
 }
 
 // fixture is a request as an official client sends it.

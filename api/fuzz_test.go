@@ -53,7 +53,7 @@ func FuzzDecode(f *testing.F) {
 	b.deps.Verifier = verifier(func(_ context.Context, req *x402.Request) (string, error) { return read(req) })
 	b.settler.settle = func(_ context.Context, req *x402.Request, _ payment.Wishes) (payment.Answer, error) {
 		payer, err := read(req)
-		return payment.Answer{Success: err == nil, Payer: payer, Payment: payment.Payment{TxHash: chain.Hash{1}}}, err
+		return payment.Answer{Success: err == nil, Payer: payer, TxHash: chain.Hash{1}}, err
 	}
 	h := b.handler()
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -157,12 +157,12 @@ func (s *server) settle(w http.ResponseWriter, r *http.Request) answer {
 	result, err := s.Settler.Settle(r.Context(), c.req, wishes)
 	attrs := []slog.Attr{slog.String("network", c.network), slog.String("payer", result.Payer)}
 	header := map[string]string{}
-	if id := string(result.Payment.ID); id != "" {
+	if id := string(result.PaymentID); id != "" {
 		header["Settlement-Id"] = id
 		attrs = append(attrs, slog.String("payment_id", id))
 	}
 	response := v2.SettleResponse{Network: c.network, Payer: result.Payer}
-	if hash := result.Payment.TxHash; !hash.IsZero() {
+	if hash := result.TxHash; !hash.IsZero() {
 		response.Transaction = hash.String()
 		attrs = append(attrs, slog.String("tx_hash", hash.String()))
 	}
@@ -182,7 +182,7 @@ func (s *server) settle(w http.ResponseWriter, r *http.Request) answer {
 		return answer{status: http.StatusOK, body: response, header: header, attrs: attrs, undelivered: func(ctx context.Context) {
 			if err := s.Settler.Undelivered(ctx, result); err != nil {
 				s.Log.ErrorContext(ctx, "success was not delivered and could not be given back; the settlement's record has it",
-					slog.String("payment_id", string(result.Payment.ID)), slog.Any("error", err))
+					slog.String("payment_id", string(result.PaymentID)), slog.Any("error", err))
 			}
 		}}
 	}

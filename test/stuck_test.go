@@ -147,24 +147,12 @@ func TestAWalletNonceThatSomebodyElseTakesCostsNoPayment(t *testing.T) {
 	from := height(t, c)
 	answer := signedLater(t, s, c, request(t, c, deal))
 	void := attemptsOf(t, s)[0]
-	signer, err := evm.NewKeySigner(s.lanes[0].Hex(), c.ChainID())
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs, err := signer.Sign(t.Context(), evm.Unsigned{
-		Call: chain.Call{To: signer.Address()}, GasLimit: 21_000, Fees: chain.Fees{FeeCap: 100_000_000_000, TipCap: 50_000_000_000},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.RPC().CallContext(t.Context(), nil, "eth_sendRawTransaction", hexutil.Bytes(theirs.Raw)); err != nil {
-		t.Fatal(err)
-	}
+	theirs := sendAsLane(t, s, c, 0)
 	if err := c.SetIntervalMining(t.Context(), 250*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
 	hash := wantSuccess(t, wait(t, answer))
-	if hash == void || hash == common.Hash(theirs.Hash).Hex() {
+	if hash == void || hash == theirs.Hex() {
 		t.Errorf("settled by %s", hash)
 	}
 	if moved := paidTo(t, c, from, deal.PayTo); len(moved) != 1 || moved[0].TxHash.Hex() != hash {
@@ -182,6 +170,72 @@ func TestAWalletNonceThatSomebodyElseTakesCostsNoPayment(t *testing.T) {
 	}
 	wantSuccess(t, s.post(t, "/settle", request(t, c, sale(t, payer)))) // the lane goes on
 	checkWallets(t, s.databaseURL, c, 3)
+}
+
+// sendAsLane uses a lane's key behind the service's back.
+func sendAsLane(t *testing.T, s *service, c *devnet.Chain, walletNonce uint64) common.Hash {
+	t.Helper()
+	signer, err := evm.NewKeySigner(s.lanes[0].Hex(), c.ChainID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := signer.Sign(t.Context(), evm.Unsigned{
+		Call: chain.Call{To: signer.Address()}, WalletNonce: walletNonce, GasLimit: 21_000,
+		Fees: chain.Fees{FeeCap: 100_000_000_000, TipCap: 50_000_000_000},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RPC().CallContext(t.Context(), nil, "eth_sendRawTransaction", hexutil.Bytes(theirs.Raw)); err != nil {
+		t.Fatal(err)
+	}
+	return common.Hash(theirs.Hash)
+}
+
+// TestAWalletNonceThatAReorganisationFreesIsFilled: somebody else used it, the
+// lane went on above it, and then the chain forgets both.
+func TestAWalletNonceThatAReorganisationFreesIsFilled(t *testing.T) {
+	t.Parallel()
+	c := startChain(t, devnet.ChainConfig{})
+	s := setup{chain: c}.start(t)
+	payer := payers(t, c, 1)[0]
+	wantSuccess(t, s.post(t, "/settle", request(t, c, sale(t, payer))))
+	mine(t, c, 8) // the set-up is buried
+	from := height(t, c)
+	sendAsLane(t, s, c, 1)
+	eventually(t, "the lane is to go on above it", func() bool {
+		return queryRows[int64](t, s.databaseURL, "SELECT nonce_floor FROM lanes")[0] == 2
+	})
+	deal := sale(t, payer)
+	body := request(t, c, deal)
+	hash := wantSuccess(t, s.post(t, "/settle", body))
+	held(t, c)
+	if err := c.RPC().CallContext(t.Context(), nil, "anvil_reorg", 2, []any{}); err != nil {
+		t.Fatal(err)
+	}
+	if moved := paidTo(t, c, from, deal.PayTo); len(moved) != 0 {
+		t.Fatalf("the reorganisation kept %+v", moved)
+	}
+	eventuallyState(t, s, body, "broadcast")
+	if err := c.SetIntervalMining(t.Context(), 250*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	eventuallyState(t, s, body, "included")
+	if moved := paidTo(t, c, from, deal.PayTo); len(moved) != 1 || moved[0].TxHash.Hex() != hash {
+		t.Errorf("transfers: %+v, want one in %s", moved, hash)
+	}
+	states := queryRows[string](t, s.databaseURL, "SELECT wallet_nonce || ' ' || state FROM transactions ORDER BY wallet_nonce")
+	if !slices.Equal(states, []string{"0 included", "1 included", "2 included"}) {
+		t.Errorf("transactions: %v", states)
+	}
+	filler := queryRows[string](t, s.databaseURL, "SELECT '0x' || encode(a.hash, 'hex') FROM attempts a JOIN transactions t ON t.id = a.transaction_id WHERE wallet_nonce = 1")
+	if _, tx := minedOne(t, c, filler); tx == nil || tx.Nonce() != 1 || *tx.To() != s.lanes[0].Address || tx.Value().Sign() != 0 || len(tx.Data()) != 0 {
+		t.Errorf("filled by %+v", tx)
+	}
+	if n := s.metric(t, "facilitator_lane_filled_nonces_total"); n != 1 {
+		t.Errorf("%v filled wallet nonces are counted", n)
+	}
+	wantSuccess(t, s.post(t, "/settle", request(t, c, sale(t, payer)))) // the lane goes on
 }
 
 // TestATransactionThatCanDoNothingAnyMoreMakesRoom: its payment expired, so an

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -230,9 +231,7 @@ func (a *App) Run(ctx context.Context) error {
 	servers := []*http.Server{server}
 	group.Go(func() error { return serve(server, a.listener) })
 	if a.metricsListener != nil {
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", a.metrics)
-		metrics := a.server(mux)
+		metrics := a.server(a.metricsRoutes())
 		servers = append(servers, metrics)
 		group.Go(func() error { return serve(metrics, a.metricsListener) })
 	}
@@ -277,6 +276,19 @@ func (a *App) server(h http.Handler) *http.Server {
 		WriteTimeout: a.cfg.Settle.Wait + 30*time.Second,
 		ErrorLog:     slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 	}
+}
+
+// metricsRoutes are those of the metrics' own listener.
+func (a *App) metricsRoutes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", a.metrics)
+	if a.cfg.Metrics.Profiles {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
 }
 
 func serve(s *http.Server, l net.Listener) error {

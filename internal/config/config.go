@@ -49,6 +49,8 @@ type HTTP struct {
 type Metrics struct {
 	// Host and port to listen on; `same` serves /metrics on the HTTP listener, `off` nowhere.
 	Address string `yaml:"address" default:"127.0.0.1:9402"`
+	// Serve Go's profiles at /debug/pprof/ beside /metrics, on a listener of its own only.
+	Profiles bool `yaml:"profiles" default:"false"`
 }
 
 // Log is the event log on standard error.

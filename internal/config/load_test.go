@@ -132,6 +132,7 @@ func TestLoadOneProblem(t *testing.T) {
 		{"http: {drain_timeout: 0s}", "http.drain_timeout", "must be between 100ms and 10m"},
 		{"metrics: {address: on}", "metrics.address", "must be host:port, same or off"},
 		{"metrics: {address: ':4020'}", "metrics.address", "is http.address: say same to share the listener"},
+		{"metrics: {address: same, profiles: true}", "metrics.profiles", "needs a metrics.address of its own: profiles are not for callers"},
 		{"log: {level: loud}", "log.level", "must be debug, info, warn or error"},
 		{"log: {format: xml}", "log.format", "must be json or text"},
 		{"database: {url: ''}", "database.url", "is required: set it, url_file or FACILITATOR_DATABASE_URL"},

@@ -97,6 +97,9 @@ func (l *loader) checkMetrics(c Metrics, http HTTP) {
 	case c.Address == http.Address && !strings.HasSuffix(c.Address, ":0"):
 		l.wrong("metrics.address", "is http.address: say same to share the listener")
 	}
+	if c.Profiles && (c.Address == "same" || c.Address == "off") {
+		l.wrong("metrics.profiles", "needs a metrics.address of its own: profiles are not for callers")
+	}
 }
 
 func isHostPort(address string) bool {

@@ -1,6 +1,9 @@
 package payment
 
-import "facilitator/internal/x402"
+import (
+	"facilitator/internal/chain"
+	"facilitator/internal/x402"
+)
 
 // Wishes are what one /settle call asks for beside the payment.
 type Wishes struct {
@@ -13,7 +16,9 @@ type Wishes struct {
 
 // Answer is what one /settle call is told, unless it ends in an error.
 type Answer struct {
-	Payment Payment
+	// PaymentID and TxHash of the payment; empty and zero before there is one.
+	PaymentID ID
+	TxHash    chain.Hash
 	// Payer in the spelling of the request.
 	Payer string
 	// Success is said to one call of a payment (I2), which Call names.

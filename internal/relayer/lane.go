@@ -288,38 +288,3 @@ func (l *lane) compare(ctx context.Context, row payment.Lane, account evm.Accoun
 	return nil
 }
 
-// fillGap notices that the chain waits for a wallet nonce that is not open
-// although later ones are signed: one that was given up as used by somebody else,
-// which a reorganisation has undone. Its bytes are sent again.
-func (l *lane) fillGap(ctx context.Context, row payment.Lane, nonce, next uint64) error {
-	c := l.chain
-	now := c.Now()
-	l.mu.Lock()
-	lowest := next
-	for _, t := range l.open {
-		if !t.closed() {
-			lowest = min(lowest, t.Transaction.WalletNonce)
-		}
-	}
-	if nonce >= lowest {
-		l.gapSince = time.Time{}
-	} else if l.gapSince.IsZero() {
-		l.gapSince = now
-	}
-	lasting := !l.gapSince.IsZero() && now.Sub(l.gapSince) >= healthInterval
-	l.mu.Unlock()
-	if !lasting {
-		return nil
-	}
-	reopened, err := c.Store.ReopenReplaced(ctx, row, nonce)
-	if err != nil {
-		l.fenced(ctx, row, err)
-		return err
-	}
-	if reopened > 0 {
-		c.Log.WarnContext(ctx, "wallet nonces that somebody else had used are free again: their transactions are sent again", l.attr(),
-			slog.Uint64("wallet_nonce", nonce), slog.Int64("transactions", reopened))
-		l.restale()
-	}
-	return nil
-}

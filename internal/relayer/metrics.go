@@ -4,11 +4,11 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // Metrics of all chains.
 type Metrics struct {
-	queued, head, spent                                *prometheus.GaugeVec
-	balance, runway, inFlight, leased, parked          *prometheus.GaugeVec
-	sends, outcomes, reorgs, gas                       *prometheus.CounterVec
-	bumps, cancels, foreign, topUps, frozen, takenBack *prometheus.CounterVec
-	batch                                              *prometheus.HistogramVec
+	queued, head, spent                                        *prometheus.GaugeVec
+	balance, runway, inFlight, leased, parked                  *prometheus.GaugeVec
+	sends, outcomes, reorgs, gas                               *prometheus.CounterVec
+	bumps, cancels, foreign, filled, topUps, frozen, takenBack *prometheus.CounterVec
+	batch                                                      *prometheus.HistogramVec
 }
 
 // NewMetrics registers the relayer's metrics.
@@ -47,6 +47,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		bumps:     counter("transaction_bumps_total", "Transactions signed again with higher fees.", "network", "lane"),
 		cancels:   counter("transaction_cancels_total", "Transactions that could do nothing any more, replaced by an empty one.", "network", "lane"),
 		foreign:   counter("lane_foreign_transactions_total", "Wallet nonces consumed by somebody else.", "network", "lane"),
+		filled:    counter("lane_filled_nonces_total", "Wallet nonces that somebody else had used and a reorganisation freed, filled by an empty transaction.", "network", "lane"),
 		topUps:    counter("lane_top_ups_total", "Transactions that sent gas money to a lane.", "network", "lane"),
 		frozen:    counter("transaction_bumps_frozen_total", "Times a fee was not raised because the chain includes nothing, whatever it pays.", "network", "lane"),
 		takenBack: counter("payments_taken_back_total", "Payments never signed and given up.", "network"),

@@ -73,6 +73,7 @@ type Store interface {
 	ReleaseLanes(ctx context.Context, lanes []payment.Lane) error
 	LaneReorgs(ctx context.Context, n x402.Network) (map[int64]int64, error)
 	ReopenReplaced(ctx context.Context, lane payment.Lane, walletNonce uint64) (reopened int64, _ error)
+	FillNonce(ctx context.Context, lane payment.Lane, walletNonce uint64, sign func(ctx context.Context, walletNonce uint64) (payment.Attempt, error)) (payment.Carried, error)
 	ParkLane(ctx context.Context, lane payment.Lane, reason string) error
 
 	CountQueued(ctx context.Context, n x402.Network) (int, error)

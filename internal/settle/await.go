@@ -66,7 +66,7 @@ func (s *Settler) await(ctx context.Context, w *waiter, deadline <-chan time.Tim
 		case <-ctx.Done():
 			// Nobody is there to be answered. The next identical call collects.
 			w.stand()
-			return payment.Answer{Payment: w.last}, context.Cause(ctx)
+			return about(&w.last), context.Cause(ctx)
 		case <-deadline:
 			w.stand()
 			return s.giveUp(ctx, w)
@@ -91,9 +91,10 @@ func (s *Settler) look(ctx context.Context, w *waiter) (_ payment.Answer, done b
 		return s.tell(w)
 	}
 	s.Crash("answer_taken")
-	success := payment.Answer{Payment: p, Success: true, Call: w.call}
+	success := about(&w.last)
+	success.Success, success.Call = true, w.call
 	if ctx.Err() != nil {
-		return payment.Answer{Payment: p}, true, errors.Join(ctx.Err(), s.Undelivered(ctx, success))
+		return about(&w.last), true, errors.Join(ctx.Err(), s.Undelivered(ctx, success))
 	}
 	return success, true, nil
 }
@@ -120,29 +121,31 @@ func (s *Settler) reached(w *waiter) bool {
 }
 
 // tell answers what needs no right to be told. It reads nothing.
-func (s *Settler) tell(w *waiter) (_ payment.Answer, done bool, _ error) {
-	p := w.last
+func (s *Settler) tell(w *waiter) (answer payment.Answer, done bool, _ error) {
+	p := &w.last
 	told := p.Settled() && !p.AnsweredAt.IsZero()
 	own := told && !w.key.IsZero() && w.key == p.AnsweredKey
+	answer = about(p)
 	switch {
 	case p.State == payment.StateFailed:
-		answer, err := failed(&p)
+		answer, err := failed(p)
 		return answer, true, err
 	case own && s.reached(w):
-		return payment.Answer{Payment: p, Success: true, Replayed: true}, true, nil
+		answer.Success, answer.Replayed = true, true
+		return answer, true, nil
 	case told && !own:
-		return payment.Answer{
-			Payment: p, Reason: x402.ReasonDuplicateSettlement,
-			Message: "this payment is settled and its success was told before",
-		}, true, nil
+		answer.Reason, answer.Message = x402.ReasonDuplicateSettlement, "this payment is settled and its success was told before"
+		return answer, true, nil
 	case w.level.IsSubmitted() && p.Standing().Signed():
 		return pending(p, "the transaction is signed and on its way; repeat the identical call to collect the result"), true, nil
 	}
 	return payment.Answer{}, false, nil
 }
 
-func pending(p payment.Payment, message string) payment.Answer {
-	return payment.Answer{Payment: p, Reason: x402.ReasonSettlementPending, Message: message}
+func pending(p *payment.Payment, message string) payment.Answer {
+	answer := about(p)
+	answer.Reason, answer.Message = x402.ReasonSettlementPending, message
+	return answer
 }
 
 // giveUp ends the wait. A payment that is signed goes on and is pending. One
@@ -152,33 +155,35 @@ func (s *Settler) giveUp(ctx context.Context, w *waiter) (payment.Answer, error)
 		const message = "no relayer wallet could take the payment in time"
 		err := s.Store.Withdraw(context.WithoutCancel(ctx), w.last.ID, x402.ReasonUnexpectedSettle, message)
 		if err == nil {
-			return payment.Answer{Payment: w.last}, fmt.Errorf("%w: %s", payment.ErrNotSent, message)
+			return about(&w.last), fmt.Errorf("%w: %s", payment.ErrNotSent, message)
 		}
 		if !errors.Is(err, payment.ErrTransition) {
-			return payment.Answer{Payment: w.last}, err // it may still be signed: not known is the truth
+			return about(&w.last), err // it may still be signed: not known is the truth
 		}
 		// A lane was faster, or another caller gave it up.
 		if answer, done, err := s.look(ctx, w); done || err != nil {
-			answer.Payment.ID = w.last.ID
+			answer.PaymentID = w.last.ID
 			return answer, err
 		}
 	} else if w.last.Settled() || w.last.State == payment.StateFailed {
 		// Not deep enough, but its success may be told already; or failed just now.
 		answer, done, err := s.look(ctx, w)
 		if done || err != nil && !w.last.Settled() {
-			answer.Payment.ID = w.last.ID
+			answer.PaymentID = w.last.ID
 			return answer, err
 		}
 	}
-	return pending(w.last, "the settlement is not confirmed yet; repeat the identical call to collect the result"), nil
+	return pending(&w.last, "the settlement is not confirmed yet; repeat the identical call to collect the result"), nil
 }
 
 // failed tells why a payment failed, or that it was taken back.
 func failed(p *payment.Payment) (payment.Answer, error) {
+	answer := about(p)
 	if p.Evidence != nil && p.Evidence.Kind == payment.EvidenceNotSent {
-		return payment.Answer{Payment: *p}, fmt.Errorf("%w: %s", payment.ErrNotSent, p.Message)
+		return answer, fmt.Errorf("%w: %s", payment.ErrNotSent, p.Message)
 	}
-	return payment.Answer{Payment: *p, Reason: p.Reason, Message: p.Message}, nil
+	answer.Reason, answer.Message = p.Reason, p.Message
+	return answer, nil
 }
 
 // Undelivered gives the right to tell success back when the answer could not be
@@ -187,5 +192,5 @@ func (s *Settler) Undelivered(ctx context.Context, r payment.Answer) error {
 	if !r.Success || r.Replayed {
 		return nil
 	}
-	return s.Store.ReturnAnswer(context.WithoutCancel(ctx), r.Payment.ID, r.Call)
+	return s.Store.ReturnAnswer(context.WithoutCancel(ctx), r.PaymentID, r.Call)
 }

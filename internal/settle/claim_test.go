@@ -3,6 +3,7 @@ package settle_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -85,7 +86,7 @@ func TestWhatIsNotJudgedGoodIsNotClaimed(t *testing.T) {
 				b := newBench(t)
 				c.set(b)
 				start := time.Now()
-				if a := b.now(t, ""); !errors.Is(a.err, c.want) || a.Success || a.Payment.ID != "" {
+				if a := b.now(t, ""); !errors.Is(a.err, c.want) || a.Success || a.PaymentID != "" {
 					t.Errorf("%+v, %v", a.Answer, a.err)
 				}
 				if b.record.p != nil || b.relayer.wakes != 0 || time.Since(start) > wait {
@@ -139,4 +140,19 @@ func TestTheRecordIsGivenOnlyTextItCanHold(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAPanicIsTheCallersToRecover(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.verifier.judge = func(context.Context) error { panic("in the middle of a judgement") }
+		defer func() {
+			if p := fmt.Sprint(recover()); !strings.Contains(p, "in the middle of a judgement") || !strings.Contains(p, "claim_test.go") {
+				t.Errorf("recovered %q", p)
+			}
+		}()
+		_, err := b.Settle(t.Context(), &x402.Request{}, payment.Wishes{})
+		t.Errorf("no panic, but %v", err)
+	})
 }

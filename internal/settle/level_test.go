@@ -25,7 +25,7 @@ func TestSubmittedIsAnsweredAsSoonAsItIsSigned(t *testing.T) {
 		}
 		b.move(signed)
 		a := <-call
-		if wantReason(t, a, x402.ReasonSettlementPending); a.Payment.TxHash != txHash || time.Since(start) != 0 {
+		if wantReason(t, a, x402.ReasonSettlementPending); a.TxHash != txHash || time.Since(start) != 0 {
 			t.Errorf("after %v: %+v", time.Since(start), a.Answer)
 		}
 		if n := b.record.count("PaymentByID") + b.record.count("Collect"); n != 0 {
@@ -52,8 +52,8 @@ func TestSubmittedNeverHearsSuccess(t *testing.T) {
 				for _, key := range []string{"", "order-1", ""} {
 					if a := b.now(t, key, "submitted"); b.record.answered() {
 						t.Errorf("the answer is taken: %+v", a.Answer)
-					} else if wantReason(t, a, x402.ReasonSettlementPending); a.Payment.TxHash != txHash {
-						t.Errorf("hash %s", a.Payment.TxHash)
+					} else if wantReason(t, a, x402.ReasonSettlementPending); a.TxHash != txHash {
+						t.Errorf("hash %s", a.TxHash)
 					}
 				}
 				b.record.set(included)
@@ -99,7 +99,7 @@ func TestSubmittedNeverHearsSuccess(t *testing.T) {
 					b.record.set(signed)
 				}
 			}
-			if a := b.now(t, "", "submitted"); a.Payment.TxHash != txHash {
+			if a := b.now(t, "", "submitted"); a.TxHash != txHash {
 				t.Errorf("%+v, %v", a.Answer, a.err)
 			} else {
 				wantReason(t, a, x402.ReasonSettlementPending)
@@ -153,7 +153,7 @@ func TestADeeperLevelIsCollectedLater(t *testing.T) {
 		synctest.Wait()
 		b.move(included)
 		a := <-call
-		if wantReason(t, a, x402.ReasonSettlementPending); a.Payment.TxHash != txHash || time.Since(start) != wait || b.record.answered() {
+		if wantReason(t, a, x402.ReasonSettlementPending); a.TxHash != txHash || time.Since(start) != wait || b.record.answered() {
 			t.Errorf("after %v, answered %t: %+v", time.Since(start), b.record.answered(), a.Answer)
 		}
 		wantReason(t, b.now(t, "", "safe"), x402.ReasonSettlementPending)

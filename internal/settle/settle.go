@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -84,19 +85,20 @@ func (s *Settler) queue(n x402.Network) *queue {
 }
 
 // Settle claims the payment of req, or finds it claimed, and waits until it is
-// as settled as the caller wishes, at most Wait. The context bounds waiting, never work: once claimed, a payment
-// is settled whoever hangs up.
+// as settled as the caller wishes, at most Wait. The context bounds waiting, never
+// work: once claimed, a payment is settled whoever hangs up.
 //
 // The error is *x402.FieldError, *x402.Rejection, or tells that no judgement
-// was possible. The result's payment is set as soon as there is a claim, with
+// was possible. The answer names the payment as soon as there is a claim, with
 // an error too.
 func (s *Settler) Settle(ctx context.Context, req *x402.Request, wishes payment.Wishes) (payment.Answer, error) {
 	p, err := s.Verifier.Parse(req)
 	if err != nil {
 		return payment.Answer{}, err
 	}
+	payer := p.Payer() // and let go of the request, which need not be kept while waiting
 	result, err := s.settle(ctx, req, p, wishes)
-	result.Payer = p.Payer()
+	result.Payer = payer
 	return result, err
 }
 
@@ -107,27 +109,68 @@ func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Paymen
 	if err != nil {
 		return payment.Answer{}, fmt.Errorf("call id: %w", err)
 	}
-	known, fresh, err := s.find(ctx, req, p)
-	if err != nil {
-		return payment.Answer{Payment: known}, err
+	found := apart(func() (f finding) {
+		f.known, f.fresh, f.err = s.find(ctx, req, p)
+		return f
+	})
+	if found.err != nil {
+		return about(found.known), found.err
 	}
-	if !identical(&known, p.Terms()) {
-		return s.refuse(ctx, known, p)
+	if !identical(found.known, p.Terms()) {
+		return s.refuse(ctx, found.known, p)
 	}
-	w := &waiter{call: call.String(), key: hashKey(wishes.IdempotencyKey), level: wishes.Level, last: known}
-	w.watch = s.Board.Watch(known.ID, s.tells(known.Terms.Key.Network, wishes.Level))
+	network := found.known.Terms.Key.Network
+	w := &waiter{call: call.String(), key: hashKey(wishes.IdempotencyKey), level: wishes.Level, last: *found.known}
+	w.watch = s.Board.Watch(w.last.ID, s.tells(network, wishes.Level))
 	defer w.watch.Stop()
-	if fresh {
-		s.Relayer.Wake(known.Terms.Key.Network)
+	if found.fresh {
+		s.Relayer.Wake(network)
 	} else if answer, done, err := s.first(ctx, w); done {
 		return answer, err
 	}
 	return s.await(ctx, w, deadline.C)
 }
 
+type finding struct {
+	known *payment.Payment
+	fresh bool
+	err   error
+}
+
+// apart runs f on a stack of its own. A goroutine keeps the largest stack it ever
+// needed, and of those that judge a payment most go on to wait for it, thousands
+// at a time. A panic is the caller's to recover.
+func apart[T any](f func() T) T {
+	var result T
+	var panicked error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				panicked = fmt.Errorf("%v\n%s", p, debug.Stack())
+			}
+		}()
+		result = f()
+	}()
+	<-done
+	if panicked != nil {
+		panic(panicked)
+	}
+	return result
+}
+
+// about is an answer that names a payment, if there is one.
+func about(p *payment.Payment) payment.Answer {
+	if p == nil {
+		return payment.Answer{}
+	}
+	return payment.Answer{PaymentID: p.ID, TxHash: p.TxHash}
+}
+
 // find returns the recorded payment of a request, claimed now if need be, within
 // the wait budget.
-func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment) (_ payment.Payment, fresh bool, _ error) {
+func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment) (_ *payment.Payment, fresh bool, _ error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Wait)
 	defer cancel()
 	// The record comes before the chain: what we settled ourselves is spent on
@@ -136,9 +179,9 @@ func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment)
 	switch {
 	case errors.Is(err, payment.ErrNotFound):
 	case err != nil:
-		return payment.Payment{}, false, err
+		return nil, false, err
 	case known.State != payment.StateFailed || known.Sent():
-		return known, false, nil
+		return &known, false, nil
 	default: // nothing of it ever left the service: a new call is a new try
 	}
 	claimed, fresh, err := s.claim(ctx, req, p)
@@ -149,24 +192,27 @@ func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment)
 	// chain's refusal is about our own transaction.
 	now, lookErr := s.Store.PaymentByKey(ctx, p.Terms().Key)
 	if lookErr == nil && (now.State != payment.StateFailed || now.Sent()) {
-		return now, false, nil
+		return &now, false, nil
 	}
-	return known, false, err
+	if known.ID == "" {
+		return nil, false, err
+	}
+	return &known, false, err
 }
 
 // claim judges a payment and records it; of concurrent claims one is fresh and
 // the others get its payment.
-func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment) (_ payment.Payment, fresh bool, _ error) {
+func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment) (_ *payment.Payment, fresh bool, _ error) {
 	network := p.Terms().Key.Network
 	// What was used at or before this block is not our success, even where the
 	// token lets the simulation pass (I6).
 	atLeast, err := s.Verifier.Judge(ctx, p)
 	if err != nil {
-		return payment.Payment{}, false, err
+		return nil, false, err
 	}
 	s.Crash("verified")
 	if err := s.Relayer.Ready(network); err != nil {
-		return payment.Payment{}, false, err
+		return nil, false, err
 	}
 	joined, err := s.queue(network).join(ctx)
 	switch {
@@ -174,21 +220,21 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 		if err == nil {
 			joined(false)
 		}
-		return payment.Payment{}, false, fmt.Errorf("%w: judging took all the time there was", payment.ErrNotSent)
+		return nil, false, fmt.Errorf("%w: judging took all the time there was", payment.ErrNotSent)
 	case err != nil:
-		return payment.Payment{}, false, err
+		return nil, false, err
 	}
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
 		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: atLeast,
 	})
 	joined(fresh || err != nil) // what ended in doubt may be there
 	if err != nil {
-		return payment.Payment{}, false, err
+		return nil, false, err
 	}
 	if fresh {
 		s.Crash("claimed")
 	}
-	return claimed, fresh, nil
+	return &claimed, fresh, nil
 }
 
 const maxResource = 2048
@@ -217,12 +263,11 @@ func identical(known *payment.Payment, t payment.Terms) bool {
 // refuse answers a request that names a recorded authorization without being a
 // repeat of it: another sale, or another signature. It never learns a success
 // (I2). What is wrong with the request itself is told first.
-func (s *Settler) refuse(ctx context.Context, known payment.Payment, p scheme.Payment) (payment.Answer, error) {
+func (s *Settler) refuse(ctx context.Context, known *payment.Payment, p scheme.Payment) (payment.Answer, error) {
+	answer := about(known)
 	if err := s.Verifier.CheckOnly(ctx, p); err != nil {
-		return payment.Answer{Payment: known}, err
+		return answer, err
 	}
-	return payment.Answer{
-		Payment: known, Reason: x402.ReasonDuplicateSettlement,
-		Message: "this authorization is already taken by another settlement",
-	}, nil
+	answer.Reason, answer.Message = x402.ReasonDuplicateSettlement, "this authorization is already taken by another settlement"
+	return answer, nil
 }

@@ -13,14 +13,14 @@ import (
 
 func wantSuccess(t *testing.T, a answer, replayed bool) {
 	t.Helper()
-	if a.err != nil || !a.Success || a.Replayed != replayed || a.Reason != "" || a.Payment.TxHash != txHash || a.Payer != payer {
+	if a.err != nil || !a.Success || a.Replayed != replayed || a.Reason != "" || a.TxHash != txHash || a.Payer != payer {
 		t.Errorf("want success (replayed: %t), got %+v, %v", replayed, a.Answer, a.err)
 	}
 }
 
 func wantReason(t *testing.T, a answer, reason x402.Reason) {
 	t.Helper()
-	if a.err != nil || a.Success || a.Reason != reason || a.Payment.ID != "the-id" || a.Payer != payer {
+	if a.err != nil || a.Success || a.Reason != reason || a.PaymentID != "the-id" || a.Payer != payer {
 		t.Errorf("want %s, got %+v, %v", reason, a.Answer, a.err)
 	}
 }
@@ -75,7 +75,7 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 			synctest.Wait()
 			b.move(signed)
 			a := <-call
-			if wantReason(t, a, x402.ReasonSettlementPending); a.Payment.TxHash != txHash || time.Since(start) != wait {
+			if wantReason(t, a, x402.ReasonSettlementPending); a.TxHash != txHash || time.Since(start) != wait {
 				t.Errorf("after %v: %+v", time.Since(start), a.Answer)
 			}
 			b.move(included)
@@ -116,7 +116,7 @@ func TestAtTheEndOfTheWait(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
 			a := b.now(t, "")
-			if !errors.Is(a.err, payment.ErrNotSent) || a.Success || a.Payment.ID != "the-id" {
+			if !errors.Is(a.err, payment.ErrNotSent) || a.Success || a.PaymentID != "the-id" {
 				t.Errorf("%+v, %v", a.Answer, a.err)
 			}
 			if b.record.p.State != payment.StateFailed || b.record.p.Evidence.Kind != payment.EvidenceNotSent {
@@ -198,7 +198,7 @@ func TestWhoHangsUpTakesNoAnswer(t *testing.T) {
 			b.move(signed)
 			synctest.Wait()
 			hangUp()
-			if a := <-call; !errors.Is(a.err, context.Canceled) || a.Success || a.Payment.ID != "the-id" {
+			if a := <-call; !errors.Is(a.err, context.Canceled) || a.Success || a.PaymentID != "the-id" {
 				t.Errorf("%+v, %v", a.Answer, a.err)
 			}
 			if b.record.p.State != payment.StateSigned {
@@ -394,7 +394,7 @@ func TestAnOutageOfTheRecordWhileWaiting(t *testing.T) {
 			b.record.setOutage(true)
 			b.board.Moved("the-id")
 			a := <-call
-			if !errors.Is(a.err, payment.ErrUnavailable) || a.Success || a.Payment.ID != "the-id" || time.Since(start) != wait {
+			if !errors.Is(a.err, payment.ErrUnavailable) || a.Success || a.PaymentID != "the-id" || time.Since(start) != wait {
 				t.Errorf("after %v: %+v, %v", time.Since(start), a.Answer, a.err)
 			}
 			b.record.setOutage(false)

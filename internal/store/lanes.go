@@ -140,6 +140,34 @@ func (s *Store) ReopenReplaced(ctx context.Context, lane payment.Lane, walletNon
 	return reopened, err
 }
 
+const sqlHasNonce = `SELECT EXISTS (SELECT 1 FROM transactions WHERE lane_id = $1 AND wallet_nonce = $2)`
+
+// FillNonce commits a transaction without payments at a wallet nonce below the
+// lane's next one that never was a row: somebody else had used it and the chain
+// has forgotten it, while the lane went on above it (I4). payment.ErrTransition if
+// there is such a row, or the lane's next transaction takes that wallet nonce.
+func (s *Store) FillNonce(ctx context.Context, lane payment.Lane, walletNonce uint64, sign func(ctx context.Context, walletNonce uint64) (payment.Attempt, error)) (payment.Carried, error) {
+	var filled payment.Carried
+	err := s.tx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		next, _, err := lockNonces(ctx, tx, lane)
+		if err != nil {
+			return err
+		}
+		taken := walletNonce >= next
+		if !taken {
+			if err := tx.QueryRow(ctx, sqlHasNonce, lane.ID, walletNonce).Scan(&taken); err != nil {
+				return err
+			}
+		}
+		if taken {
+			return payment.ErrTransition
+		}
+		filled, err = signOrder(ctx, tx, lane, walletNonce, payment.Order{Sign: sign})
+		return err
+	})
+	return filled, err
+}
+
 func leases(lanes []payment.Lane) (ids, epochs []int64) {
 	for _, l := range lanes {
 		ids, epochs = append(ids, l.ID), append(epochs, l.Epoch)

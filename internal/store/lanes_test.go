@@ -320,6 +320,43 @@ func TestAProcessThatDiesWhileItPreparesLeavesThePaymentsQueued(t *testing.T) {
 	r.sign(t, other, id)
 }
 
+func TestAWalletNonceThatNeverWasARowIsFilled(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	lane := r.lane(t, 1, 0)
+	first := r.sign(t, lane, r.claim(t, 1).ID)
+	_, err := r.EnsureLane(t.Context(), network, lane.Address, payment.RoleRelayer, 3) // somebody else used 1 and 2
+	must(t, err)
+	above := r.sign(t, lane, r.claim(t, 2).ID)
+	if first.WalletNonce != 0 || above.WalletNonce != 3 {
+		t.Fatalf("signed at %d and %d", first.WalletNonce, above.WalletNonce)
+	}
+	for _, taken := range []uint64{0, 3, 4} { // by a row, and by the next transaction
+		before := r.dump(t)
+		_, err := r.FillNonce(t.Context(), lane, taken, signer(lane))
+		wantErr(t, err, payment.ErrTransition)
+		if diff := cmp.Diff(before, r.dump(t)); diff != "" {
+			t.Errorf("wallet nonce %d (-before +after):\n%s", taken, diff)
+		}
+	}
+	filled, err := r.FillNonce(t.Context(), lane, 1, signer(lane))
+	must(t, err)
+	if tx := filled.Transaction; tx.WalletNonce != 1 || tx.State != payment.TxSigned || tx.ID == 0 || len(filled.Payments) != 0 || tx.Newest().Hash != attempt(lane, 1).Hash {
+		t.Errorf("filled by %+v", filled)
+	}
+	if open := r.opened(t, lane); len(open) != 3 || open[1].Transaction.ID != filled.Transaction.ID {
+		t.Errorf("open: %+v", open)
+	}
+	if next := r.sign(t, lane, r.claim(t, 3).ID); next.WalletNonce != 4 {
+		t.Errorf("then signed at %d", next.WalletNonce)
+	}
+	// Not by a replica that has lost the lane.
+	lost := lane
+	lost.Epoch--
+	_, err = r.FillNonce(t.Context(), lost, 2, signer(lane))
+	wantErr(t, err, payment.ErrFenced)
+}
+
 // topUp asks for money for somebody.
 func topUp(lane payment.Lane, wei, limit int64) payment.TopUp {
 	return payment.TopUp{To: chain.Address{19: 1}, Wei: big.NewInt(wei), DayLimit: big.NewInt(limit), Sign: signer(lane)}

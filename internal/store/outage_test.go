@@ -101,6 +101,7 @@ func everyMethod(s *store.Store) map[string]func(context.Context) error {
 		"RenewLanes":       func(ctx context.Context) error { return drop(s.RenewLanes(ctx, []payment.Lane{lane}, time.Minute)) },
 		"ReleaseLanes":     func(ctx context.Context) error { return s.ReleaseLanes(ctx, []payment.Lane{lane}) },
 		"LaneReorgs":       func(ctx context.Context) error { return drop(s.LaneReorgs(ctx, network)) },
+		"FillNonce":        func(ctx context.Context) error { return drop(s.FillNonce(ctx, lane, 0, signer(lane))) },
 		"ReopenReplaced":   func(ctx context.Context) error { return drop(s.ReopenReplaced(ctx, lane, 1)) },
 		"ParkLane":         func(ctx context.Context) error { return s.ParkLane(ctx, lane, "poor") },
 		"Take":             func(ctx context.Context) error { return drop(s.Take(ctx, lane, work(1, alone(lane)))) },
