@@ -110,7 +110,7 @@ func (q *queue) run(ctx context.Context, probe bool) error {
 	q.row("recorded in a second", fmt.Sprintf("%.0f", float64(recorded)/filled.Seconds()))
 	q.row("memory of the service before; with the queue full; at its peak", mega(empty)+"; "+mega(now)+"; "+mega(peak))
 	if waiting > fewCallers {
-			q.row("of that for each caller who waits", fmt.Sprintf("%.1f KB", float64(int64(now)-int64(empty))/1024/float64(max(waiting, 1)))) //nolint:gosec // bytes of memory
+		q.row("of that for each caller who waits", fmt.Sprintf("%.1f KB", float64(int64(now)-int64(empty))/1024/float64(max(waiting, 1)))) //nolint:gosec // bytes of memory
 	}
 	q.row("its Go heap in use; goroutines", mega(uint64(metrics["go_memstats_heap_inuse_bytes"]))+"; "+count(int(metrics["go_goroutines"])))
 	if probe {
