@@ -143,8 +143,8 @@ type Lane struct {
 
 // Batch bounds transactions that carry many payments, by way of Multicall3.
 type Batch struct {
-	// Payments in one transaction at most. 1: each goes alone.
-	MaxPayments int `yaml:"max_payments" default:"25" range:"1..50"`
+	// Payments in one transaction at most. 1: each goes alone. 0: the profile's.
+	MaxPayments int `yaml:"max_payments" default:"0" range:"0..50"`
 	// Gas reserved for each payment of a batch, until the chain's own receipts tell better. What is not used is not paid.
 	GasPerPayment uint64 `yaml:"gas_per_payment" default:"100_000" range:"50_000..1_000_000"`
 	// Share of a block's gas that one batch may take, in percent.

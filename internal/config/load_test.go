@@ -176,7 +176,7 @@ func TestLoadOneProblem(t *testing.T) {
 		{"chains: {eip155:8453: {profile: l3}}", inChain + "profile", "must be base, base-sepolia, l2 or l1"},
 		{"chains: {eip155:8453: {lane_lease: 999ms}}", inChain + "lane_lease", "must be between 1s and 1m"},
 		{"chains: {eip155:8453: {bump_after: -1s}}", inChain + "bump_after", "must be between 0s and 1h"},
-		{"chains: {eip155:8453: {batch: {max_payments: 51}}}", inChain + "batch.max_payments", "must be between 1 and 50"},
+		{"chains: {eip155:8453: {batch: {max_payments: 51}}}", inChain + "batch.max_payments", "must be between 0 and 50"},
 		{"chains: {eip155:8453: {batch: {block_share: 0}}}", inChain + "batch.block_share", "must be between 1 and 100"},
 		{"chains: {eip155:8453: {batch: {assets: [0x8335]}}}", inChain + "batch.assets[0]", "must be an address: 0x and 40 hex digits"},
 		{"chains: {eip155:8453: {ws_url: 'https://rpc.example/" + password + "'}}", inChain + "ws_url", "must begin with ws:// or wss://"},

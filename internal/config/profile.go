@@ -7,6 +7,8 @@ import "time"
 type profile struct {
 	blockTime, pollInterval, resendInterval, bumpAfter, stallAfter time.Duration
 	maxTxGas                                                       uint64
+	// maxPayments of a batch: the slower the blocks, the more wait for each.
+	maxPayments int
 }
 
 // profileOf returns a profile by its name.
@@ -17,17 +19,17 @@ func profileOf(name string) (profile, bool) {
 	case "base", "base-sepolia": // a canonical block every 200 ms
 		return profile{
 			blockTime: 200 * time.Millisecond, pollInterval: 100 * time.Millisecond, resendInterval: 2 * time.Second,
-			bumpAfter: 3 * time.Second, stallAfter: 15 * time.Second, maxTxGas: maxTxGas,
+			bumpAfter: 3 * time.Second, stallAfter: 15 * time.Second, maxTxGas: maxTxGas, maxPayments: 25,
 		}, true
 	case "l2":
 		return profile{
 			blockTime: 2 * time.Second, pollInterval: 250 * time.Millisecond, resendInterval: 4 * time.Second,
-			bumpAfter: 8 * time.Second, stallAfter: time.Minute, maxTxGas: maxTxGas,
+			bumpAfter: 8 * time.Second, stallAfter: time.Minute, maxTxGas: maxTxGas, maxPayments: 40,
 		}, true
 	case "l1":
 		return profile{
 			blockTime: 12 * time.Second, pollInterval: 2 * time.Second, resendInterval: 12 * time.Second,
-			bumpAfter: 40 * time.Second, stallAfter: 3 * time.Minute, maxTxGas: maxTxGas,
+			bumpAfter: 40 * time.Second, stallAfter: 3 * time.Minute, maxTxGas: maxTxGas, maxPayments: 50,
 		}, true
 	default:
 		return profile{}, false
@@ -70,6 +72,9 @@ func (c *Chain) applyProfile(network string) {
 		if *setting.to == 0 {
 			*setting.to = setting.from
 		}
+	}
+	if c.Batch.MaxPayments == 0 {
+		c.Batch.MaxPayments = p.maxPayments
 	}
 	if c.Gas.MaxPerTransaction == 0 {
 		c.Gas.MaxPerTransaction = p.maxTxGas

@@ -90,6 +90,14 @@ func (b *bench) gasLimit(blockTime time.Duration) uint64 {
 	return baseBlockGas * uint64(max(blockTime, baseBlockTime)/baseBlockTime)
 }
 
+// profile is the one that an operator of such a chain would give.
+func (s *site) profile() string {
+	if s.blockTime >= time.Second {
+		return "l2"
+	}
+	return "base"
+}
+
 func (s *site) close() error {
 	var failures []error
 	if s.admin != nil {
@@ -192,7 +200,7 @@ func (d *deployment) configuration(databaseURL, rpcURL string, settings map[stri
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "2s"},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"database": map[string]any{"url": databaseURL, "migrate": true},
-		"chains":   map[string]any{d.site.chain.Network(): map[string]any{"rpc_url": rpcURL, "lanes": lanes}},
+		"chains":   map[string]any{d.site.chain.Network(): map[string]any{"rpc_url": rpcURL, "lanes": lanes, "profile": d.site.profile()}},
 	}
 	merge(all, settings)
 	merge(all, d.site.bench.overlay)
