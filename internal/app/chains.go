@@ -139,14 +139,14 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 	if err != nil {
 		return w, fmt.Errorf("eip6492_factories: %w", err)
 	}
-	schemes := map[x402.SchemeName]scheme.Scheme{
-		x402.SchemeExact: exact.New(exact.Config{
-			Network: n, ChainID: chainID, Sender: w.lanes[0], Factories: factories, MaxGas: cfg.Gas.MaxPerPayment,
-		}, w.client, evm.NewTokens(w.client)),
-	}
 	batchAssets, err := parseAddresses(cfg.Batch.Assets)
 	if err != nil {
 		return w, fmt.Errorf("batch.assets: %w", err)
+	}
+	schemes := map[x402.SchemeName]scheme.Scheme{
+		x402.SchemeExact: exact.New(exact.Config{
+			Network: n, ChainID: chainID, Sender: w.lanes[0], Factories: factories, MaxGas: cfg.Gas.MaxPerPayment, Known: batchAssets,
+		}, w.client, evm.NewTokens(w.client)),
 	}
 	contracts := assets
 	if len(factories) > 0 {

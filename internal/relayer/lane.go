@@ -287,4 +287,3 @@ func (l *lane) compare(ctx context.Context, row payment.Lane, account evm.Accoun
 	}
 	return nil
 }
-

@@ -131,7 +131,8 @@ func TestThePaceFollowsTheChain(t *testing.T) {
 		questions, late := 0, time.Duration(0)
 		const learning, counted = 200, 400
 		for i := range learning + counted {
-			asked, byFirst := time.Time{}, true
+			var asked time.Time
+			var byFirst bool
 			for {
 				next, early := p.next(start, asked)
 				if !early {

@@ -155,7 +155,7 @@ func apart[T any](f func() T) T {
 	}()
 	<-done
 	if panicked != nil {
-		panic(panicked)
+		panic(panicked) //nolint:forbidigo // it is passed on, not made
 	}
 	return result
 }

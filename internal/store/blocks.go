@@ -71,7 +71,7 @@ ORDER BY 1 LIMIT $4`
 func (s *Store) WatchedBlocks(ctx context.Context, n x402.Network, from, until uint64, most int) ([]chain.Head, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, sqlWatchedBlocks, n, int64(min(from, math.MaxInt64)), int64(min(until, math.MaxInt64)), most) //nolint:gosec // G115: bounded
+	rows, err := s.pool.Query(ctx, sqlWatchedBlocks, n, int64(min(from, math.MaxInt64)), int64(min(until, math.MaxInt64)), most)
 	if err != nil {
 		return nil, unavailable(err)
 	}

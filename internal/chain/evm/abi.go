@@ -35,6 +35,8 @@ const (
 	selVersion            = 0x54fd4d50 // version()
 	selDecimals           = 0x313ce567 // decimals()
 	selDomainSeparator    = 0x3644e515 // DOMAIN_SEPARATOR()
+	selPaused             = 0x5c975abb // paused()
+	selIsBlacklisted      = 0xfe575a87 // isBlacklisted(address)
 	selIsValidSignature   = 0x1626ba7e // isValidSignature(bytes32,bytes)
 	selAggregate3         = 0x82ad56cb // aggregate3((address,bool,bytes)[])
 )
@@ -188,6 +190,12 @@ func IsValidSignatureResult(b []byte) bool {
 
 // NameData asks for a token's name.
 func NameData() []byte { return pack(selName) }
+
+// PausedData asks a token like USDC whether it moves at all.
+func PausedData() []byte { return pack(selPaused) }
+
+// IsBlacklistedData asks a token like USDC whether it refuses an account.
+func IsBlacklistedData(a chain.Address) []byte { return pack(selIsBlacklisted, addressWord(a)) }
 
 // VersionData asks for a token's EIP-712 version.
 func VersionData() []byte { return pack(selVersion) }

@@ -109,16 +109,12 @@ func TestSimulationsAtOnceShareRequests(t *testing.T) {
 				to = chain.Address(reverter)
 			}
 			ctx := evm.Watched(t.Context(), sync.OnceFunc(queued.Done))
-			out, atLeast, err := simulator.CallLatest(ctx, evm.Message{To: to, Data: evm.BalanceOfData(chain.Address(payer)), Gas: 200_000})
-			_, judged := evm.IsRevert(err)
-			balance, ok := evm.DecodeUint256(out)
-			switch {
-			case hostile && !judged:
-				t.Errorf("%d: %v", i, err)
-			case !hostile && (err != nil || !ok || balance.String() != "42"):
-				t.Errorf("%d: %x, %v", i, out, err)
-			case atLeast == 0:
-				t.Errorf("%d: no height", i)
+			got, err := simulator.Simulate(ctx, evm.Simulation{
+				Message: evm.Message{To: to, Data: evm.BalanceOfData(chain.Address(payer)), Gas: 200_000},
+				Payer:   chain.Address{0: 1, 19: byte(i)}, Sharable: i%2 == 0,
+			})
+			if err != nil || got.AtLeast == 0 || got.OK == hostile {
+				t.Errorf("%d: %+v, %v", i, got, err)
 			}
 		})
 	}

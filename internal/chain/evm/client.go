@@ -168,35 +168,33 @@ func (c *Client) Call(ctx context.Context, m Message) ([]byte, error) {
 	return out, err
 }
 
-// CallLatest runs eth_call on the latest state and returns a height that this
-// state is at or above, in one round trip.
-func (c *Client) CallLatest(ctx context.Context, m Message) (data []byte, atLeast uint64, _ error) {
-	r := c.callTogether(ctx, []Message{m})[0]
-	return r.Value.data, r.Value.atLeast, r.Err
-}
-
-// Result is one outcome of CallMany.
+// Result is one outcome of CallsAndCode.
 type Result struct {
 	Data []byte
 	Err  error
 }
 
-// CallMany runs several eth_calls, each on its own copy of the state, in one
-// round trip.
-func (c *Client) CallMany(ctx context.Context, ms ...Message) ([]Result, error) {
+// CallsAndCode runs several eth_calls, each on its own copy of the state, and
+// reads the code at an address at the latest block, in one round trip.
+func (c *Client) CallsAndCode(ctx context.Context, of chain.Address, ms ...Message) ([]Result, []byte, error) {
+	var code hexBytes
 	outs := make([]hexBytes, len(ms))
-	qs := make([]*query, len(ms))
+	qs := make([]*query, len(ms), len(ms)+1)
 	for i, m := range ms {
 		qs[i] = callQuery(m, &outs[i])
 	}
-	if err := c.ask(ctx, qs...); err != nil && len(ms) > 1 {
-		return nil, err
+	last := codeQuery(of, &code)
+	if err := c.ask(ctx, append(qs, last)...); err != nil {
+		return nil, nil, notJudged(err)
+	}
+	if last.err != nil {
+		return nil, nil, notJudged(last.err)
 	}
 	results := make([]Result, len(ms))
 	for i := range ms {
 		results[i] = Result{Data: outs[i], Err: qs[i].err}
 	}
-	return results, nil
+	return results, code, nil
 }
 
 // Code returns the code at an address, empty where there is none.

@@ -84,11 +84,12 @@ func TestErrorsOfNodesAreJudgedOrNot(t *testing.T) {
 			t.Parallel()
 			client := serve(t, node(func(string, []json.RawMessage) (any, *nodeError) { return nil, &c.err }))
 			_, single := client.Call(t.Context(), Message{Data: []byte{1}})
-			many, err := client.CallMany(t.Context(), Message{}, Message{})
-			if err != nil {
+			var first, second hexBytes
+			many := []*query{callQuery(Message{}, &first), callQuery(Message{}, &second)}
+			if err := client.ask(t.Context(), many...); err != nil {
 				t.Fatal(err)
 			}
-			for _, err := range []error{single, many[0].Err, many[1].Err} {
+			for _, err := range []error{single, many[0].err, many[1].err} {
 				discreet(t, err)
 				revert, judged := IsRevert(err)
 				if judged == errors.Is(err, chain.ErrUnavailable) {
@@ -157,16 +158,15 @@ func everyQuestion(c *Client) []question {
 	return []question{
 		{"Call", func(ctx context.Context) error { return drop(c.Call(ctx, Message{})) }},
 		{"Call at a block", func(ctx context.Context) error { return drop(c.Call(ctx, Message{Block: 1})) }},
-		{"CallLatest", func(ctx context.Context) error {
-			_, _, err := c.CallLatest(ctx, Message{})
-			return err
-		}},
 		{"Simulator", func(ctx context.Context) error {
-			_, _, err := NewSimulator(c).CallLatest(ctx, Message{})
-			return err
+			return drop(NewSimulator(c).Simulate(ctx, Simulation{}))
 		}},
-		{"CallMany", func(ctx context.Context) error {
-			results, err := c.CallMany(ctx, Message{}, Message{})
+		{"Simulator, shared", func(ctx context.Context) error {
+			results := NewSimulator(c).run(ctx, []Simulation{{Payer: chain.Address{1}, Sharable: true}, {Payer: chain.Address{2}, Sharable: true, BalanceOf: a}})
+			return errors.Join(results[0].Err, results[1].Err)
+		}},
+		{"CallsAndCode", func(ctx context.Context) error {
+			results, _, err := c.CallsAndCode(ctx, a, Message{}, Message{})
 			for _, r := range results {
 				err = errors.Join(err, r.Err)
 			}
@@ -203,8 +203,7 @@ func everyQuestion(c *Client) []question {
 		{"TransactionsWithLog", func(ctx context.Context) error { return drop(c.TransactionsWithLog(ctx, a, []chain.Hash{{1}}, 0, 1)) }},
 		{"Facts", func(ctx context.Context) error { return drop(NewTokens(c).Facts(ctx, a)) }},
 		{"Wallet", func(ctx context.Context) error {
-			_, _, err := c.Wallet(ctx, a, chain.Hash{}, []byte{1}, 1)
-			return err
+			return drop(NewSimulator(c).Wallet(ctx, WalletQuestion{Account: a, Signature: []byte{1}}))
 		}},
 		{"CallWithCode", func(ctx context.Context) error {
 			return drop(c.CallWithCode(ctx, Message{}, []chain.Address{a}))
@@ -244,7 +243,7 @@ func TestABatchThatIsAnsweredByHalfIsNoJudgement(t *testing.T) {
 				w.Header().Set("Content-Type", "application/json")
 				_, _ = w.Write([]byte(body))
 			}))
-			results, err := client.CallMany(t.Context(), Message{}, Message{})
+			results, _, err := client.CallsAndCode(t.Context(), chain.Address{1}, Message{})
 			for _, r := range results {
 				err = errors.Join(err, r.Err)
 			}

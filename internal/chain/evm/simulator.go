@@ -4,72 +4,170 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/ethereum/go-ethereum/common/hexutil"
+	"sync/atomic"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/coalesce"
+	"facilitator/internal/x402"
 )
 
 const (
-	// maxShared bounds the calls that share a round trip.
+	// maxShared bounds the simulations that share a round trip.
 	maxShared = 64
 	// maxShares bounds how many such round trips are under way at a time.
 	maxShares = 4
+	// sharedGas is what each call of an aggregated eth_call adds to its gas: several
+	// times what a known token needs, and 16 million for a full one.
+	sharedGas = 250_000
 )
 
-// Simulator runs eth_calls of many callers together: while some are under way,
-// those that come wait and then share one round trip. Each call has its own
-// copy of the state and its own gas, so none can tell that it had company. It
-// is safe for concurrent use.
+// Simulation is a transfer that is to be tried on the latest state.
+type Simulation struct {
+	Message
+	// Payer and Payee are the accounts whose balances it moves.
+	Payer, Payee chain.Address
+	// Sharable: as far as is known no code runs in it but that of a token that
+	// behaves, so it may run in one eth_call with others.
+	Sharable bool
+	// BalanceOf is a token of which Payer's balance is asked for as well, as it is
+	// before the transfer; zero for none.
+	BalanceOf chain.Address
+}
+
+// Simulated is what a simulation showed.
+type Simulated struct {
+	// OK: it succeeds. If not, nothing is proven: it may have failed for the
+	// company it had.
+	OK bool
+	// AtLeast is a height that the state asked is at or above.
+	AtLeast uint64
+	// Balance in atomic units, where it was asked for and Counted.
+	Balance x402.Uint256
+	Counted bool
+}
+
+// Simulator tries transfers of many callers together: while some round trips are
+// under way, what comes waits and then shares one. Those that are sharable are
+// one eth_call, by way of Multicall3; since the state carries over from one call
+// in it to the next, none may move a balance that another spends. The others have
+// a call each, with a state of their own. It is safe for concurrent use.
 type Simulator struct {
-	group *coalesce.Group[Message, atHeight]
+	client  *Client
+	group   *coalesce.Group[Simulation, Simulated]
+	wallets *coalesce.Group[WalletQuestion, WalletAnswer]
+	// apart is set once the chain turned out to have no Multicall3.
+	apart atomic.Bool
 }
 
-type atHeight struct {
-	data    []byte
-	atLeast uint64
-}
-
-// NewSimulator runs calls by way of client.
+// NewSimulator asks by way of client.
 func NewSimulator(client *Client) *Simulator {
-	run := func(ctx context.Context, ms []Message) []coalesce.Result[atHeight] {
-		return client.callTogether(ctx, ms)
-	}
-	return &Simulator{group: coalesce.New(maxShared, maxShares, run)}
+	s := &Simulator{client: client}
+	s.group = coalesce.New(maxShared, maxShares, s.run)
+	s.wallets = coalesce.New(maxShared/2, maxShares, client.walletsTogether)
+	return s
 }
 
-// CallLatest is Client.CallLatest, in company. If ctx ends first, the error is
-// of the third kind and wraps its cause.
-func (s *Simulator) CallLatest(ctx context.Context, m Message) (data []byte, atLeast uint64, _ error) {
+// Simulate tries one transfer, in company. The error is always of the third kind
+// (I7); if ctx ends first it wraps its cause.
+func (s *Simulator) Simulate(ctx context.Context, m Simulation) (Simulated, error) {
 	out, err := s.group.Do(ctx, m)
-	if _, judged := IsRevert(err); err != nil && !judged && !errors.Is(err, chain.ErrUnavailable) {
-		err = fmt.Errorf("%w: %w", chain.ErrUnavailable, err)
-	}
-	return out.data, out.atLeast, err
+	return out, unavailable(err)
 }
 
-// callTogether asks for the height before the calls, so that it is at most that
-// of every call's state.
-func (c *Client) callTogether(ctx context.Context, ms []Message) []coalesce.Result[atHeight] {
-	var height hexutil.Uint64
-	outs := make([]hexBytes, len(ms))
-	number := &query{method: "eth_blockNumber", result: &height}
-	qs := append(make([]*query, 0, len(ms)+1), number)
-	for i, m := range ms {
-		qs = append(qs, callQuery(m, &outs[i]))
+// Wallet is Client.Wallet, in company.
+func (s *Simulator) Wallet(ctx context.Context, q WalletQuestion) (WalletAnswer, error) {
+	out, err := s.wallets.Do(ctx, q)
+	return out, unavailable(err)
+}
+
+// unavailable makes an error of the third kind of a caller's own end.
+func unavailable(err error) error {
+	if err != nil && !errors.Is(err, chain.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", chain.ErrUnavailable, err)
 	}
-	err := c.ask(ctx, qs...)
-	if err == nil && number.err != nil {
-		err = notJudged(number.err)
+	return err
+}
+
+// run tries simulations in one round trip. Where the aggregated call told nothing
+// about its parts, those take a second one, each by itself.
+func (s *Simulator) run(ctx context.Context, ms []Simulation) []coalesce.Result[Simulated] {
+	shared := make([]bool, len(ms))
+	if !s.apart.Load() {
+		shared = sharing(ms)
 	}
-	results := make([]coalesce.Result[atHeight], len(ms))
+	results, told := s.try(ctx, ms, shared)
+	if told {
+		return results
+	}
+	var again []Simulation
+	var places []int
 	for i := range ms {
-		if err != nil {
-			results[i].Err = err
-			continue
+		if shared[i] {
+			again, places = append(again, ms[i]), append(places, i)
 		}
-		results[i] = coalesce.Result[atHeight]{Value: atHeight{data: outs[i], atLeast: uint64(height)}, Err: qs[i+1].err}
+	}
+	alone, _ := s.try(ctx, again, make([]bool, len(again)))
+	for k, i := range places {
+		results[i] = alone[k]
 	}
 	return results
+}
+
+// sharing picks those that may run one after the other on one state.
+func sharing(ms []Simulation) []bool {
+	shared := make([]bool, len(ms))
+	payers, payees := make(map[chain.Address]bool), make(map[chain.Address]bool)
+	n, last := 0, 0
+	for i := range ms {
+		m := &ms[i]
+		if !m.Sharable || payers[m.Payer] || payees[m.Payer] || payers[m.Payee] {
+			continue
+		}
+		shared[i] = true
+		payers[m.Payer], payees[m.Payee] = true, true
+		n, last = n+1, i
+	}
+	if n == 1 { // alone it is run as it would be sent
+		shared[last] = false
+	}
+	return shared
+}
+
+// try asks for the height before the calls, so that it is at most that of every
+// call's state. told is false where the aggregated call failed as a whole.
+func (s *Simulator) try(ctx context.Context, ms []Simulation, shared []bool) (results []coalesce.Result[Simulated], told bool) {
+	t := newTrip(ms, shared)
+	if len(t.qs) > maxBatch {
+		half := len(ms) / 2
+		first, toldFirst := s.try(ctx, ms[:half], shared[:half])
+		second, toldSecond := s.try(ctx, ms[half:], shared[half:])
+		return append(first, second...), toldFirst && toldSecond
+	}
+	results = make([]coalesce.Result[Simulated], len(ms))
+	if err := t.ask(ctx, s.client); err != nil {
+		for i := range results {
+			results[i].Err = err
+		}
+		return results, true
+	}
+	together, err := t.aggregated()
+	if errors.Is(err, errNoAggregator) {
+		s.apart.Store(true)
+	}
+	told = true
+	for i := range ms {
+		r := &results[i]
+		r.Value.AtLeast = uint64(t.height)
+		switch {
+		case !shared[i]:
+			t.alone(i, r)
+		case err == nil:
+			t.shared(together, i, r)
+		case errors.Is(err, errAggregate):
+			told = false
+		default:
+			r.Err = err
+		}
+	}
+	return results, told
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/coalesce"
 )
 
 // CallWithCode is the outcome of a call, and who has code.
@@ -59,21 +60,58 @@ func notJudged(err error) error {
 	return err
 }
 
-// Wallet reads an account's code and asks it whether it accepts a signature
-// (EIP-1271), in one round trip. Code that reverts, burns maxGas or answers
-// anything but the magic value does not accept it.
-func (c *Client) Wallet(ctx context.Context, a chain.Address, digest chain.Hash, signature []byte, maxGas uint64) (code []byte, valid bool, err error) {
-	var gotCode, answer hexBytes
-	ask := callQuery(Message{To: a, Data: IsValidSignatureData(digest, signature), Gas: maxGas}, &answer)
-	has := codeQuery(a, &gotCode)
-	if err := c.ask(ctx, has, ask); err != nil {
-		return nil, false, err
+// WalletQuestion asks whether an account accepts a signature (EIP-1271).
+type WalletQuestion struct {
+	Account   chain.Address
+	Digest    chain.Hash
+	Signature []byte
+	// MaxGas that its code may burn.
+	MaxGas uint64
+}
+
+// WalletAnswer says whether there is code, and whether it accepts the signature.
+// Code that reverts, burns all gas or answers anything but the magic value does
+// not.
+type WalletAnswer struct{ HasCode, Valid bool }
+
+// walletQueries are the two calls of a question.
+type walletQueries struct {
+	code, valid  *query
+	bytes, magic hexBytes
+}
+
+func newWalletQueries(q WalletQuestion) *walletQueries {
+	w := new(walletQueries)
+	w.code = codeQuery(q.Account, &w.bytes)
+	w.valid = callQuery(Message{To: q.Account, Data: IsValidSignatureData(q.Digest, q.Signature), Gas: q.MaxGas}, &w.magic)
+	return w
+}
+
+func (w *walletQueries) answer() (WalletAnswer, error) {
+	if w.code.err != nil {
+		return WalletAnswer{}, notJudged(w.code.err)
 	}
-	if has.err != nil {
-		return nil, false, has.err
+	if _, reverted := IsRevert(w.valid.err); w.valid.err != nil && !reverted {
+		return WalletAnswer{}, w.valid.err
 	}
-	if _, reverted := IsRevert(ask.err); ask.err != nil && !reverted {
-		return nil, false, ask.err
+	has := len(w.bytes) > 0
+	return WalletAnswer{HasCode: has, Valid: has && w.valid.err == nil && IsValidSignatureResult(w.magic)}, nil
+}
+
+// walletsTogether reads accounts' code and asks them, in one round trip.
+func (c *Client) walletsTogether(ctx context.Context, questions []WalletQuestion) []coalesce.Result[WalletAnswer] {
+	asked := make([]*walletQueries, len(questions))
+	qs := make([]*query, 0, 2*len(questions))
+	for i, q := range questions {
+		asked[i] = newWalletQueries(q)
+		qs = append(qs, asked[i].code, asked[i].valid)
 	}
-	return gotCode, len(gotCode) > 0 && ask.err == nil && IsValidSignatureResult(answer), nil
+	err := c.ask(ctx, qs...)
+	results := make([]coalesce.Result[WalletAnswer], len(questions))
+	for i, w := range asked {
+		if results[i].Err = err; err == nil {
+			results[i].Value, results[i].Err = w.answer()
+		}
+	}
+	return results
 }

@@ -28,6 +28,9 @@ type Config struct {
 	Factories []chain.Address
 	// MaxGas of one payment, simulated or sent (I8).
 	MaxGas uint64
+	// Known are tokens that behave: simulations of their payments may share one
+	// eth_call.
+	Known []chain.Address
 }
 
 // Scheme is safe for concurrent use.
@@ -36,6 +39,7 @@ type Scheme struct {
 	client    *evm.Client
 	simulator *evm.Simulator
 	tokens    *evm.Tokens
+	coded     coded
 }
 
 var _ scheme.Scheme = (*Scheme)(nil)
@@ -233,16 +237,14 @@ func (s *Scheme) Fate(ctx context.Context, t payment.Terms, since, at uint64) (s
 
 // prospect runs the recorded call of an unused authorization.
 func (s *Scheme) prospect(ctx context.Context, t payment.Terms, at uint64) (scheme.Fate, error) {
-	_, err := s.client.Call(ctx, evm.Message{From: s.Sender, To: t.Call.To, Data: t.Call.Data, Gas: s.MaxGas, Block: at})
-	revert, judged := evm.IsRevert(err)
+	err := s.diagnose(ctx, question{auth: authorization(t), asset: t.Asset, call: t.Call, at: at})
+	refusal, refused := x402.AsRejection(err)
 	switch {
 	case err == nil:
 		return scheme.Fate{Kind: scheme.FateUnused}, nil
-	case !judged:
+	case !refused:
 		return scheme.Fate{}, err
-	}
-	refusal, ok := x402.AsRejection(s.diagnose(ctx, question{auth: authorization(t), asset: t.Asset, at: at}, revert))
-	if !ok || refusal.Reason == x402.ReasonExactNonceUsed {
+	case refusal.Reason == x402.ReasonExactNonceUsed:
 		return scheme.Fate{}, fmt.Errorf("%w: the node's answers do not fit together", chain.ErrUnavailable)
 	}
 	return scheme.Fate{Kind: scheme.FateRefused, Refusal: refusal}, nil

@@ -112,15 +112,17 @@ func (p *exactPayment) checkSignature(ctx context.Context) error {
 	if p.recovered && !wrapped {
 		return nil
 	}
-	code, valid, err := p.scheme.client.Wallet(ctx, p.auth.From, p.digest, p.signature.Inner, p.scheme.MaxGas)
+	wallet, err := p.scheme.simulator.Wallet(ctx, evm.WalletQuestion{
+		Account: p.auth.From, Digest: p.digest, Signature: p.signature.Inner, MaxGas: p.scheme.MaxGas,
+	})
 	switch {
 	case err != nil:
 		return err
-	case len(code) > 0 && valid:
+	case wallet.Valid:
 		// The wallet's own code decides; an ECDSA signature inside is its affair.
 		p.recovered = false
 		return nil
-	case len(code) > 0:
+	case wallet.HasCode:
 		return p.rejectSignature(ctx, "the payer's wallet does not accept the signature (EIP-1271)")
 	case !wrapped:
 		return p.rejectSignature(ctx, "not signed by the payer")
@@ -185,16 +187,20 @@ func (p *exactPayment) checkAuthorization(now time.Time) error {
 }
 
 // Simulate runs the very call that would be sent (check 11), in one round trip
-// with those of other payments, and asks why if it fails.
+// with those of other payments, and asks why if it fails. What runs in one
+// eth_call with others is asked about by itself before it is called failing.
 func (p *exactPayment) Simulate(ctx context.Context) (atLeast uint64, _ error) {
-	call := p.call()
-	_, atLeast, err := p.scheme.simulator.CallLatest(ctx, evm.Message{From: p.scheme.Sender, To: call.To, Data: call.Data, Gas: p.scheme.MaxGas})
-	revert, judged := evm.IsRevert(err)
-	if !judged {
-		return atLeast, err
+	s, call := p.scheme, p.call()
+	seen, err := s.simulator.Simulate(ctx, evm.Simulation{
+		Message: evm.Message{From: s.Sender, To: call.To, Data: call.Data, Gas: s.MaxGas},
+		Payer:   p.auth.From, Payee: p.payTo,
+		Sharable: p.recovered && slices.Contains(s.Known, p.asset) && !s.coded.has(p.auth.From),
+	})
+	if err != nil || seen.OK {
+		return seen.AtLeast, err
 	}
-	return atLeast, p.scheme.diagnose(ctx, question{
-		auth: p.auth, asset: p.asset, name: p.name, version: p.version,
+	return seen.AtLeast, s.diagnose(ctx, question{
+		auth: p.auth, asset: p.asset, call: call, name: p.name, version: p.version,
 		digest: p.digest, signature: p.signature.Inner, recovered: p.recovered,
-	}, revert)
+	})
 }
