@@ -28,12 +28,12 @@ func TestReplicasAreKilled(t *testing.T) {
 	points := crashPoints(t)
 	target := size(t, "KILLS", len(points)+4, 500)
 	k := &killer{rig: r, dice: dice("killer", 0), points: points}
-	r.load.start(func() bool { return k.killed() < target })
-	for r.load.busy() && k.killed() < target {
+	r.load.start(func() bool { return r.killed() < target })
+	for r.load.busy() && r.killed() < target {
 		k.round()
 	}
 	r.finish()
-	if n := k.killed(); n < target {
+	if n := r.killed(); n < target {
 		t.Errorf("%d kills, want %d", n, target)
 	}
 	for _, point := range points {
@@ -92,16 +92,6 @@ type killer struct {
 	dice   *rand.Rand
 	points []string
 	swept  bool
-}
-
-func (k *killer) killed() int {
-	n := 0
-	for _, r := range k.rig.replicas {
-		r.mu.Lock()
-		n += r.kills
-		r.mu.Unlock()
-	}
-	return n
 }
 
 // round ends a replica, or several, in one of the ways.

@@ -122,7 +122,7 @@ func (l *load) progress() {
 	for l.busy() && rest(l.ctx, 500*time.Millisecond) {
 		done := l.ended.Load()
 		if world.long && time.Since(began) > 15*time.Second {
-			fmt.Printf("%s: %d of %d payments, %d in 15 s\n", l.rig.name, done, l.target, done-last)
+			fmt.Printf("%s: %d of %d payments, %d in 15 s, %d kills\n", l.rig.name, done, l.target, done-last, l.rig.killed())
 			began, last = time.Now(), done
 		}
 	}
@@ -134,7 +134,14 @@ func (l *load) caller(n int) {
 		i := l.next.Add(1) - 1
 		l.sell(dice(l.rig.name+" payment", int(i)), int(i))
 		l.ended.Add(1)
-		if d.IntN(20) == 0 && !rest(l.ctx, between(d, 0, 50*time.Millisecond)) {
+		pause := time.Duration(0)
+		switch {
+		case int64(i) >= l.target: // there are enough: just keep what makes trouble busy
+			pause = between(d, 100*time.Millisecond, time.Second)
+		case d.IntN(20) == 0:
+			pause = between(d, 0, 50*time.Millisecond)
+		}
+		if pause > 0 && !rest(l.ctx, pause) {
 			return
 		}
 	}

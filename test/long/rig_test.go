@@ -166,7 +166,7 @@ func (r *rig) writeConfig(name, databaseURL, nodeURL string) {
 	}
 	settings := map[string]any{
 		"rpc_url": nodeURL, "rpc_timeout": "2s", "lanes": keys, "poll_interval": "50ms", "resend_interval": "500ms",
-		"finality_depth": finalityDepth,
+		"finality_depth": finalityDepth, "gas": map[string]any{"max_spend_per_day": 0}, // fees are what anvil asks
 	}
 	for name, value := range r.optional {
 		settings[name] = value
@@ -353,6 +353,17 @@ func wantKind(t *testing.T, report *audit.Report, kind string) {
 	if !slices.ContainsFunc(report.Violations, func(f audit.Finding) bool { return f.Kind == kind }) {
 		t.Errorf("cooked books, and no %s was found: %v", kind, report.Violations)
 	}
+}
+
+// killed counts the replicas that were killed.
+func (r *rig) killed() int {
+	n := 0
+	for _, replica := range r.replicas {
+		replica.mu.Lock()
+		n += replica.kills
+		replica.mu.Unlock()
+	}
+	return n
 }
 
 // summarise prints what was done.
