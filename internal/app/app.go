@@ -23,6 +23,7 @@ import (
 
 	"facilitator/api"
 	"facilitator/internal/chain"
+	"facilitator/internal/chain/evm"
 	"facilitator/internal/config"
 	"facilitator/internal/payment"
 	"facilitator/internal/relayer"
@@ -95,7 +96,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	a.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	a.board = settle.NewBoard(a.store, boardInterval, a.log)
 
-	if a.chains, err = wireChains(ctx, a, o, relayer.NewMetrics(registry)); err != nil {
+	if a.chains, err = wireChains(ctx, a, o, relayer.NewMetrics(registry), evm.NewMetrics(registry)); err != nil {
 		return err
 	}
 	verifier := verify.New(a.chains.networks(), a.store, o.Now)
@@ -224,6 +225,10 @@ func (a *App) Run(ctx context.Context) error {
 	group, failed := errgroup.WithContext(loops)
 	for _, c := range a.chains {
 		group.Go(func() error { return c.relayer.Run(failed) })
+		group.Go(func() error {
+			c.client.Watch(failed, a.log)
+			return nil
+		})
 	}
 	group.Go(func() error { return a.board.Run(failed) })
 

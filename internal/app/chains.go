@@ -87,10 +87,10 @@ func (c chains) supported(wait time.Duration) v2.SupportedResponse {
 	return answer
 }
 
-func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics) (chains, error) {
+func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics, nodes *evm.Metrics) (chains, error) {
 	all := make(chains)
 	for name, cfg := range a.cfg.Chains {
-		w, err := wireChain(ctx, x402.Network(name), cfg, a, o, metrics)
+		w, err := wireChain(ctx, x402.Network(name), cfg, a, o, metrics, nodes)
 		if w != nil {
 			all[x402.Network(name)] = w // to be closed, whatever happened
 		}
@@ -112,7 +112,7 @@ func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics
 	return all, nil
 }
 
-func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o Options, metrics *relayer.Metrics) (*wiredChain, error) {
+func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o Options, metrics *relayer.Metrics, nodes *evm.Metrics) (*wiredChain, error) {
 	chainID, err := strconv.ParseUint(strings.TrimPrefix(string(n), "eip155:"), 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("chain id: %w", err)
@@ -121,7 +121,9 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 	if w.v1Name == "" {
 		w.v1Name = x402.V1Name(n)
 	}
-	if err := w.dial(ctx, cfg); err != nil {
+	if err := w.dial(ctx, cfg, evm.Options{
+		Timeout: cfg.RPCTimeout, Network: string(n), ChainID: chainID, MaxLag: cfg.MaxLag, Now: o.Now, Metrics: nodes,
+	}); err != nil {
 		return w, err
 	}
 	signers, treasury, err := wireSigners(cfg, chainID)
@@ -177,14 +179,18 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 }
 
 // dial prepares the clients of all nodes.
-func (w *wiredChain) dial(ctx context.Context, cfg *config.Chain) (err error) {
-	if w.client, err = evm.Dial(ctx, cfg.RPCURL.Reveal(), cfg.RPCTimeout); err != nil {
+func (w *wiredChain) dial(ctx context.Context, cfg *config.Chain, o evm.Options) (err error) {
+	nodes := []evm.Node{{Name: "rpc_url", URL: cfg.RPCURL.Reveal()}}
+	for i, node := range cfg.ReadFrom {
+		nodes = append(nodes, evm.Node{Name: node.NameAt(i), URL: node.URL.Reveal()})
+	}
+	if w.client, err = evm.DialAll(ctx, nodes, o); err != nil {
 		return err
 	}
 	for i, node := range cfg.SendTo {
-		client, err := evm.Dial(ctx, node.URL.Reveal(), cfg.RPCTimeout)
+		client, err := evm.DialAll(ctx, []evm.Node{{Name: fmt.Sprintf("send_to_%d", i), URL: node.URL.Reveal()}}, o)
 		if err != nil {
-			return fmt.Errorf("send_to[%d]: %w", i, err)
+			return err
 		}
 		w.others = append(w.others, client)
 	}

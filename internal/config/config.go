@@ -85,6 +85,10 @@ type Settle struct {
 type Chain struct {
 	// JSON-RPC endpoint, http or https. Often carries a key, so it is treated as a secret.
 	RPCURL Secret `yaml:"rpc_url" required:"true"`
+	// Further nodes to read from: asked when the one before fails, lags or is slow, in this order.
+	ReadFrom []ReadNode `yaml:"read_from"`
+	// How many blocks a node of several may be behind the one that is furthest. 0: the profile's.
+	MaxLag uint64 `yaml:"max_lag" default:"0" range:"0..1000"`
 	// Longest that one round trip may take.
 	RPCTimeout time.Duration `yaml:"rpc_timeout" default:"5s" range:"50ms..1m"`
 	// Endpoint for `newHeads`, ws or wss. Empty: new blocks are asked for every poll_interval.
@@ -127,6 +131,14 @@ type Chain struct {
 	Fees          Fees     `yaml:"fees"`
 	Gas           Gas      `yaml:"gas"`
 	Treasury      Treasury `yaml:"treasury"`
+}
+
+// ReadNode is one more node that the chain is read from.
+type ReadNode struct {
+	// Its JSON-RPC endpoint, http or https.
+	URL Secret `yaml:"url" required:"true"`
+	// What it is called in logs and metrics. Letters, digits, - and _. Empty: its place, such as read_from_0.
+	Name string `yaml:"name"`
 }
 
 // SendNode is one more node that transactions are handed to.

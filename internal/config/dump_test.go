@@ -28,7 +28,8 @@ func TestDump(t *testing.T) {
 		"FACILITATOR_CHAINS_EIP155_8453_RPC_URL=" + c.Chains["eip155:8453"].RPCURL.Reveal(),
 		"FACILITATOR_CHAINS_EIP155_8453_LANES_0_PRIVATE_KEY=" + keyA,
 	}, b.String())
-	again.Chains["eip155:8453"].Factories, again.Chains["eip155:8453"].SendTo = nil, nil // dumped as empty lists
+	network := again.Chains["eip155:8453"]
+	network.Factories, network.SendTo, network.ReadFrom = nil, nil, nil // dumped as empty lists
 	if !reflect.DeepEqual(again, c) {
 		t.Errorf("dumped:\n%s", b.String())
 	}

@@ -7,6 +7,8 @@ import "time"
 type profile struct {
 	blockTime, pollInterval, resendInterval, bumpAfter, stallAfter time.Duration
 	maxTxGas                                                       uint64
+	// maxLag of a node in blocks: two or three seconds, or one block.
+	maxLag uint64
 	// maxPayments of a batch: the slower the blocks, the more wait for each.
 	maxPayments int
 }
@@ -19,17 +21,17 @@ func profileOf(name string) (profile, bool) {
 	case "base", "base-sepolia": // a canonical block every 200 ms
 		return profile{
 			blockTime: 200 * time.Millisecond, pollInterval: 100 * time.Millisecond, resendInterval: 2 * time.Second,
-			bumpAfter: 3 * time.Second, stallAfter: 15 * time.Second, maxTxGas: maxTxGas, maxPayments: 25,
+			bumpAfter: 3 * time.Second, stallAfter: 15 * time.Second, maxTxGas: maxTxGas, maxPayments: 25, maxLag: 15,
 		}, true
 	case "l2":
 		return profile{
 			blockTime: 2 * time.Second, pollInterval: 250 * time.Millisecond, resendInterval: 4 * time.Second,
-			bumpAfter: 8 * time.Second, stallAfter: time.Minute, maxTxGas: maxTxGas, maxPayments: 40,
+			bumpAfter: 8 * time.Second, stallAfter: time.Minute, maxTxGas: maxTxGas, maxPayments: 40, maxLag: 2,
 		}, true
 	case "l1":
 		return profile{
 			blockTime: 12 * time.Second, pollInterval: 2 * time.Second, resendInterval: 12 * time.Second,
-			bumpAfter: 40 * time.Second, stallAfter: 3 * time.Minute, maxTxGas: maxTxGas, maxPayments: 50,
+			bumpAfter: 40 * time.Second, stallAfter: 3 * time.Minute, maxTxGas: maxTxGas, maxPayments: 50, maxLag: 1,
 		}, true
 	default:
 		return profile{}, false
@@ -72,6 +74,9 @@ func (c *Chain) applyProfile(network string) {
 		if *setting.to == 0 {
 			*setting.to = setting.from
 		}
+	}
+	if c.MaxLag == 0 {
+		c.MaxLag = p.maxLag
 	}
 	if c.Batch.MaxPayments == 0 {
 		c.Batch.MaxPayments = p.maxPayments

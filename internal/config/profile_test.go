@@ -118,6 +118,7 @@ func TestTheProfilesAreDocumented(t *testing.T) {
 	row("resend_interval", func(p profile) string { return p.resendInterval.String() })
 	row("bump_after", func(p profile) string { return p.bumpAfter.String() })
 	row("stall_after", func(p profile) string { return p.stallAfter.String() })
+	row("max_lag", func(p profile) string { return fmt.Sprint(p.maxLag) })
 	row("batch.max_payments", func(p profile) string { return fmt.Sprint(p.maxPayments) })
 	row("gas.max_per_transaction", func(p profile) string { return fmt.Sprint(p.maxTxGas) })
 	if mustProfile(t, "base") != mustProfile(t, "base-sepolia") {

@@ -102,6 +102,16 @@ func (l *loader) checkMetrics(c Metrics, http HTTP) {
 	}
 }
 
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+
+// NameAt is what the i-th of these nodes is called.
+func (n ReadNode) NameAt(i int) string {
+	if n.Name != "" {
+		return n.Name
+	}
+	return "read_from_" + strconv.Itoa(i)
+}
+
 func isHostPort(address string) bool {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -143,6 +153,19 @@ func (l *loader) checkChain(path, network string, c *Chain) {
 	}
 	l.checkURL(join(path, "rpc_url"), c.RPCURL, "http", "https")
 	l.checkURL(join(path, "ws_url"), c.WSURL, "ws", "wss")
+	names := map[string]bool{"rpc_url": true}
+	for i, node := range c.ReadFrom {
+		at := index(join(path, "read_from"), i)
+		l.checkURL(join(at, "url"), node.URL, "http", "https")
+		name := node.NameAt(i)
+		switch {
+		case !nodeName.MatchString(name):
+			l.wrong(join(at, "name"), "must be 1 to 32 letters, digits, - or _")
+		case names[name]:
+			l.wrong(join(at, "name"), "is another node's name")
+		}
+		names[name] = true
+	}
 	for i, node := range c.SendTo {
 		l.checkURL(join(index(join(path, "send_to"), i), "url"), node.URL, "http", "https")
 	}

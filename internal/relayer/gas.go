@@ -155,7 +155,7 @@ func (c *Chain) lookAtWallets(ctx context.Context) error {
 	var failures []error
 	for i, l := range wallets {
 		l.mu.Lock()
-		l.balance, l.nonce, l.readAt = accounts[i].Balance, accounts[i].Nonce, asked
+		l.balance, l.nonce, l.nonceHeight, l.readAt = accounts[i].Balance, accounts[i].Nonce, accounts[i].Height, asked
 		l.mu.Unlock()
 		if row, held := l.lease(); held {
 			failures = append(failures, l.compare(ctx, row, accounts[i]))

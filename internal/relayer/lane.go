@@ -46,9 +46,10 @@ type lane struct {
 	balance *big.Int
 	// parked is why the lane takes no work, noted what the record says of it.
 	parked, noted string
-	// nonce is the wallet's transaction count at the latest block, as read at readAt.
-	nonce  uint64
-	readAt time.Time
+	// nonce is the wallet's transaction count at the latest block, as read at readAt
+	// from the state of block nonceHeight or one below.
+	nonce, nonceHeight uint64
+	readAt             time.Time
 	// gapSince is since when the chain waits for a wallet nonce that is not open.
 	gapSince time.Time
 	// changed is when a transaction of the lane was last seen mined.

@@ -107,7 +107,7 @@ func (c *Chain) follow(ctx context.Context, last *chain.Hash, polled bool) error
 		c.see(head)
 		*last = head.Hash
 		for _, f := range all {
-			if err := c.conclude(ctx, f, found, asked); err != nil {
+			if err := c.conclude(ctx, f, head, found, asked); err != nil {
 				failures = append(failures, err)
 				*last = chain.Hash{} // look again, whatever the chain does
 			}
@@ -201,7 +201,7 @@ func (c *Chain) openHashes(all []followed, polled bool) (hashes []chain.Hash, du
 
 // conclude records what a look has shown of a lane's transactions: those that are
 // mined, with the payments they paid, in one commit.
-func (c *Chain) conclude(ctx context.Context, f followed, found map[chain.Hash]evm.Lookup, asked time.Time) error {
+func (c *Chain) conclude(ctx context.Context, f followed, head chain.Head, found map[chain.Hash]evm.Lookup, asked time.Time) error {
 	l := f.lane
 	var ins []payment.Inclusion
 	var mined []*openTx
@@ -209,7 +209,8 @@ func (c *Chain) conclude(ctx context.Context, f followed, found map[chain.Hash]e
 		receipt, unknown := lookup(&t.Transaction, found)
 		l.mu.Lock()
 		known := t.receipt != nil
-		if receipt == nil && !unknown {
+		// A node that is behind the one that told the wallet's nonce does not count.
+		if receipt == nil && !unknown && head.Number >= l.nonceHeight {
 			t.looked = asked
 		}
 		l.mu.Unlock()

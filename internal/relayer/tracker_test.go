@@ -182,7 +182,7 @@ func TestAPaymentIsJudgedHoweverOldItsTransaction(t *testing.T) {
 			}
 			row, _ := l.lease()
 			found := map[chain.Hash]evm.Lookup{{1}: {Receipt: &chain.Receipt{TxHash: chain.Hash{1}, Succeeded: true, BlockNumber: 7}}}
-			if err := c.conclude(t.Context(), followed{lane: l, row: row, txs: l.transactions()}, found, *now); err != nil {
+			if err := c.conclude(t.Context(), followed{lane: l, row: row, txs: l.transactions()}, c.Head(), found, *now); err != nil {
 				t.Fatal(err)
 			}
 			if len(record.inclusions) != 1 || len(record.inclusions[0].Outcomes) != 1 || record.inclusions[0].Outcomes[0].To != payment.StateIncluded {
@@ -209,7 +209,7 @@ func TestAPaymentThatWasGivenUpIsPaidAfterAll(t *testing.T) {
 	l := withLane(c, tx)
 	row, _ := l.lease()
 	found := map[chain.Hash]evm.Lookup{{1}: {Receipt: &chain.Receipt{TxHash: chain.Hash{1}, Succeeded: true, BlockNumber: 7}}}
-	if err := c.conclude(t.Context(), followed{lane: l, row: row, txs: l.transactions()}, found, *now); err != nil {
+	if err := c.conclude(t.Context(), followed{lane: l, row: row, txs: l.transactions()}, c.Head(), found, *now); err != nil {
 		t.Fatal(err)
 	}
 	var paid []payment.ID
@@ -229,7 +229,7 @@ func TestAnUnansweredLookIsNoLook(t *testing.T) {
 	row, _ := l.lease()
 	look := func(found map[chain.Hash]evm.Lookup) {
 		t.Helper()
-		if err := c.conclude(t.Context(), followed{lane: l, row: row, txs: l.transactions()}, found, *now); err != nil {
+		if err := c.conclude(t.Context(), followed{lane: l, row: row, txs: l.transactions()}, c.Head(), found, *now); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -237,6 +237,12 @@ func TestAnUnansweredLookIsNoLook(t *testing.T) {
 	if !tx.looked.IsZero() {
 		t.Error("a node that could not tell counts as a look")
 	}
+	l.nonceHeight = 1 // told by a node that is further
+	look(map[chain.Hash]evm.Lookup{{1}: {}})
+	if !tx.looked.IsZero() {
+		t.Error("a node that lags counts as a look")
+	}
+	c.see(chain.Head{Number: 1})
 	look(map[chain.Hash]evm.Lookup{{1}: {}})
 	if !tx.looked.Equal(*now) {
 		t.Error("a look is not noted")

@@ -18,6 +18,8 @@ type Account struct {
 	// Pending counts those that the node would mine next as well. It is never
 	// below Nonce.
 	Pending uint64
+	// Height that the state of all this is at or below.
+	Height uint64
 }
 
 // Account reads balance and wallet nonces in one round trip.
@@ -45,6 +47,8 @@ func (c *Client) Accounts(ctx context.Context, as []chain.Address) ([]Account, e
 			&query{method: "eth_getTransactionCount", args: []any{of, "pending"}, result: &raw[i].pending},
 		)
 	}
+	var height hexutil.Uint64
+	qs = append(qs, &query{method: "eth_blockNumber", result: &height})
 	if err := c.askAll(ctx, qs); err != nil {
 		return nil, err
 	}
@@ -56,7 +60,7 @@ func (c *Client) Accounts(ctx context.Context, as []chain.Address) ([]Account, e
 	}
 	for i := range raw {
 		r := &raw[i]
-		accounts[i] = Account{Balance: r.balance.ToInt(), Nonce: uint64(r.nonce), Pending: max(uint64(r.pending), uint64(r.nonce))}
+		accounts[i] = Account{Balance: r.balance.ToInt(), Nonce: uint64(r.nonce), Pending: max(uint64(r.pending), uint64(r.nonce)), Height: uint64(height)}
 	}
 	return accounts, nil
 }

@@ -6,52 +6,73 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
-	"github.com/ethereum/go-ethereum/rpc"
 	"golang.org/x/sync/errgroup"
 
 	"facilitator/internal/chain"
 )
 
-// Client asks one node. Every method answers within the timeout given to Dial
-// and returns one of: a result, a *RevertError (the EVM judged the call), or an
-// error that wraps chain.ErrUnavailable (the node could not tell). No error
-// holds the node's URL (I10). It is safe for concurrent use.
+// Client asks the nodes of one chain. Every method returns one of: a result, a
+// *RevertError (the EVM judged the call), or an error that wraps
+// chain.ErrUnavailable (the nodes could not tell). A node answers within the
+// timeout or has not answered. No error holds a node's URL (I10). It is safe for
+// concurrent use.
 type Client struct {
-	rpc     *rpc.Client
-	http    *http.Client
-	timeout time.Duration
-	scrub   scrubber
+	nodes []*endpoint
+	opts  Options
 }
 
-// Dial prepares a client for an http or https URL. It does not connect.
+// Node says how a node is reached.
+type Node struct {
+	// Name in logs and metrics.
+	Name string
+	// URL, http or https. Often holds a key.
+	URL string
+}
+
+// Options of a client.
+type Options struct {
+	// Timeout of one round trip to one node.
+	Timeout time.Duration
+	// Network in metrics.
+	Network string
+	// ChainID that each node of several must serve; 0 is not checked.
+	ChainID uint64
+	// MaxLag is how many blocks a node may be behind the one that is furthest.
+	MaxLag  uint64
+	Now     func() time.Time
+	Metrics *Metrics // nil counts nothing
+}
+
+// DialAll prepares a client for one node or more, the preferred first. It does
+// not connect.
+func DialAll(ctx context.Context, nodes []Node, o Options) (*Client, error) {
+	c := &Client{opts: o}
+	for _, cfg := range nodes {
+		n, err := newEndpoint(ctx, cfg, o)
+		if err != nil {
+			c.Close()
+			return nil, fmt.Errorf("%s: %w", cfg.Name, err)
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	return c, nil
+}
+
+// Dial prepares a client for one node.
 func Dial(ctx context.Context, url string, timeout time.Duration) (*Client, error) {
-	transport := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}).DialContext,
-		MaxIdleConns:        256,
-		MaxIdleConnsPerHost: 256,
-		IdleConnTimeout:     90 * time.Second,
-		ForceAttemptHTTP2:   true,
-	}
-	client := &http.Client{Transport: transport}
-	c, err := rpc.DialOptions(ctx, url, rpc.WithHTTPClient(client))
-	if err != nil {
-		return nil, errors.New("rpc url is not usable") // err holds pieces of it
-	}
-	return &Client{rpc: c, http: client, timeout: timeout, scrub: newScrubber(url)}, nil
+	return DialAll(ctx, []Node{{Name: "node", URL: url}}, Options{Timeout: timeout, Now: time.Now}) //nolint:forbidigo // the system's clock is this one's
 }
 
 // Close drops idle connections.
 func (c *Client) Close() {
-	c.rpc.Close()
-	c.http.CloseIdleConnections()
+	for _, n := range c.nodes {
+		n.close()
+	}
 }
 
 // Message is an eth_call: From pays nothing, Gas bounds what foreign code may
@@ -110,26 +131,14 @@ func codeQuery(a chain.Address, result *hexBytes) *query {
 	return &query{method: "eth_getCode", args: []any{common.Address(a), "latest"}, result: result}
 }
 
-// ask sends one query, or several as one JSON-RPC batch: one round trip. The
-// error is non-nil only if the whole trip failed; single outcomes are in q.err.
+// ask sends one query, or several as one JSON-RPC batch: one round trip to one
+// node. The error is non-nil only if the whole trip failed; single outcomes are in
+// q.err.
 func (c *Client) ask(ctx context.Context, qs ...*query) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	if len(qs) == 1 {
-		qs[0].err = c.scrub.classify(c.rpc.CallContext(ctx, qs[0].result, qs[0].method, qs[0].args...))
-		return qs[0].err
+	if len(c.nodes) == 1 {
+		return c.nodes[0].ask(ctx, qs)
 	}
-	batch := make([]rpc.BatchElem, len(qs))
-	for i, q := range qs {
-		batch[i] = rpc.BatchElem{Method: q.method, Args: q.args, Result: q.result}
-	}
-	if err := c.rpc.BatchCallContext(ctx, batch); err != nil {
-		return c.scrub.unavailable(err)
-	}
-	for i, q := range qs {
-		q.err = c.scrub.classify(batch[i].Error)
-	}
-	return nil
+	return c.askAny(ctx, qs)
 }
 
 // maxBatch bounds a JSON-RPC batch: hosted nodes refuse large ones.

@@ -84,7 +84,7 @@ func (s scrubber) sent(err error) Sent {
 	return Sent{Outcome: outcome, Err: s.unavailable(err), Doubtful: outcome == SendUnavailable || outcome == SendUnknown}
 }
 
-// SendRaw hands a signed transaction to the node. The error is nil exactly for
+// SendRaw hands a signed transaction to the client's first node. The error is nil exactly for
 // SendAccepted and SendAlreadyKnown.
 func (c *Client) SendRaw(ctx context.Context, raw []byte) (SendOutcome, error) {
 	s := c.sendOne(ctx, raw)
@@ -92,17 +92,18 @@ func (c *Client) SendRaw(ctx context.Context, raw []byte) (SendOutcome, error) {
 }
 
 func (c *Client) sendOne(ctx context.Context, raw []byte) Sent {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	n := c.nodes[0]
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	var hash common.Hash
-	return c.scrub.sent(c.rpc.CallContext(ctx, &hash, "eth_sendRawTransaction", hexutil.Bytes(raw)))
+	return n.scrub.sent(n.rpc.CallContext(ctx, &hash, "eth_sendRawTransaction", hexutil.Bytes(raw)))
 }
 
 // maxSendBytes bounds the transactions of one batch: geth takes requests of
 // 5 MB, and every byte is two digits of it.
 const maxSendBytes = 1 << 20
 
-// SendMany hands signed transactions to the node in their order, in one round
+// SendMany hands signed transactions to the client's first node in their order, in one round
 // trip unless they are very many, and returns what it said of each. Where a
 // trip fails, what it held and what was to follow it are SendUnavailable.
 func (c *Client) SendMany(ctx context.Context, raws [][]byte) []Sent {
@@ -116,7 +117,7 @@ func (c *Client) SendMany(ctx context.Context, raws [][]byte) []Sent {
 		answers, err := c.sendBatch(ctx, part)
 		if err != nil {
 			for len(sent) < len(raws) {
-				sent = append(sent, c.scrub.sent(err))
+				sent = append(sent, c.nodes[0].scrub.sent(err))
 			}
 			break
 		}
@@ -137,19 +138,20 @@ func sendable(raws [][]byte) [][]byte {
 }
 
 func (c *Client) sendBatch(ctx context.Context, raws [][]byte) ([]Sent, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	n := c.nodes[0]
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	batch := make([]rpc.BatchElem, len(raws))
 	for i, raw := range raws {
 		batch[i] = rpc.BatchElem{Method: "eth_sendRawTransaction", Args: []any{hexutil.Bytes(raw)}, Result: new(common.Hash)}
 	}
-	if err := c.rpc.BatchCallContext(ctx, batch); err != nil {
+	if err := n.rpc.BatchCallContext(ctx, batch); err != nil {
 		// What a node says of a whole batch, it says of no transaction.
-		return nil, c.scrub.unavailable(err)
+		return nil, n.scrub.unavailable(err)
 	}
 	sent := make([]Sent, len(raws))
 	for i := range batch {
-		sent[i] = c.scrub.sent(batch[i].Error)
+		sent[i] = n.scrub.sent(batch[i].Error)
 	}
 	return sent, nil
 }
