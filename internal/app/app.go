@@ -207,6 +207,11 @@ func (a *App) readiness(ctx context.Context) (ready bool, problems []string) {
 		}
 	}
 	ready = len(problems) < len(a.chains)
+	for _, c := range a.chains {
+		if problem := c.relayer.Skewed(); problem != "" {
+			problems = append(problems, problem)
+		}
+	}
 	if err := a.store.Ping(ctx); err != nil {
 		ready, problems = false, append(problems, "the record can't be reached")
 	}

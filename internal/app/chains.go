@@ -147,7 +147,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 	}
 	schemes := map[x402.SchemeName]scheme.Scheme{
 		x402.SchemeExact: exact.New(exact.Config{
-			Network: n, ChainID: chainID, Sender: w.lanes[0], Factories: factories, MaxGas: cfg.Gas.MaxPerPayment, Known: batchAssets,
+			Network: n, ChainID: chainID, Sender: w.lanes[0], Factories: factories, MaxGas: cfg.Gas.MaxPerPayment, Known: batchAssets, ExpirySlack: cfg.ExpirySlack,
 		}, w.client, evm.NewTokens(w.client)),
 	}
 	contracts := assets
@@ -160,7 +160,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 			MaxInFlight: cfg.MaxInFlight,
 			MaxBatch:    cfg.Batch.MaxPayments, BatchAssets: batchAssets, BlockShare: cfg.Batch.BlockShare, Aggregator: evm.Multicall3(),
 			BlockTime: cfg.BlockTime, PollInterval: cfg.PollInterval, ResendInterval: cfg.ResendInterval,
-			BumpAfter: cfg.BumpAfter, StallAfter: cfg.StallAfter, PrepareTimeout: a.cfg.Database.Timeout + 2*cfg.RPCTimeout,
+			BumpAfter: cfg.BumpAfter, StallAfter: cfg.StallAfter, MaxClockSkew: cfg.MaxClockSkew, PrepareTimeout: a.cfg.Database.Timeout + 2*cfg.RPCTimeout,
 			Confirmations: cfg.Confirmations, FinalityDepth: cfg.FinalityDepth,
 			MaxFeePerGas: cfg.Fees.MaxFeePerGas, MaxTip: cfg.Fees.MaxPriorityFeePerGas,
 			MaxGas: cfg.Gas.MaxPerPayment, MaxTxGas: cfg.Gas.MaxPerTransaction, GasPerPayment: cfg.Batch.GasPerPayment,

@@ -100,6 +100,10 @@ type Chain struct {
 	Profile string `yaml:"profile"`
 	// Time between two blocks. 0: the profile's.
 	BlockTime time.Duration `yaml:"block_time" default:"0s" range:"0s..10m"`
+	// An authorization that expires within this is refused: it takes time to be mined. 0: the profile's.
+	ExpirySlack time.Duration `yaml:"expiry_slack" default:"0s" range:"0s..10m"`
+	// How far our clock and the chain's may differ before /readyz says so. Whether a payment is valid is judged by ours.
+	MaxClockSkew time.Duration `yaml:"max_clock_skew" default:"30s" range:"1s..1h"`
 	// The chain's name in version 1 of the protocol. Empty: the name that the protocol knows (`base` for eip155:8453), if any.
 	V1Name string `yaml:"v1_name"`
 	// Token contracts accepted. Not given: the chain's USDC where it is known, and required elsewhere.

@@ -93,6 +93,8 @@ func TestLoadDefaults(t *testing.T) {
 			LaneLease:      5 * time.Second,
 			MaxInFlight:    16,
 			MaxLag:         15,
+			ExpirySlack:    6 * time.Second,
+			MaxClockSkew:   30 * time.Second,
 			Batch:          Batch{MaxPayments: 25, GasPerPayment: 100_000, BlockShare: 10, Assets: []string{usdc}},
 			PollInterval:   100 * time.Millisecond,
 			ResendInterval: 2 * time.Second,

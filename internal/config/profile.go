@@ -7,6 +7,8 @@ import "time"
 type profile struct {
 	blockTime, pollInterval, resendInterval, bumpAfter, stallAfter time.Duration
 	maxTxGas                                                       uint64
+	// expirySlack of an authorization: the official six seconds, or two slow blocks.
+	expirySlack time.Duration
 	// maxLag of a node in blocks: two or three seconds, or one block.
 	maxLag uint64
 	// maxPayments of a batch: the slower the blocks, the more wait for each.
@@ -22,16 +24,19 @@ func profileOf(name string) (profile, bool) {
 		return profile{
 			blockTime: 200 * time.Millisecond, pollInterval: 100 * time.Millisecond, resendInterval: 2 * time.Second,
 			bumpAfter: 3 * time.Second, stallAfter: 15 * time.Second, maxTxGas: maxTxGas, maxPayments: 25, maxLag: 15,
+			expirySlack: 6 * time.Second,
 		}, true
 	case "l2":
 		return profile{
 			blockTime: 2 * time.Second, pollInterval: 250 * time.Millisecond, resendInterval: 4 * time.Second,
 			bumpAfter: 8 * time.Second, stallAfter: time.Minute, maxTxGas: maxTxGas, maxPayments: 40, maxLag: 2,
+			expirySlack: 6 * time.Second,
 		}, true
 	case "l1":
 		return profile{
 			blockTime: 12 * time.Second, pollInterval: 2 * time.Second, resendInterval: 12 * time.Second,
 			bumpAfter: 40 * time.Second, stallAfter: 3 * time.Minute, maxTxGas: maxTxGas, maxPayments: 50, maxLag: 1,
+			expirySlack: 24 * time.Second,
 		}, true
 	default:
 		return profile{}, false
@@ -70,6 +75,7 @@ func (c *Chain) applyProfile(network string) {
 		{&c.ResendInterval, p.resendInterval},
 		{&c.BumpAfter, p.bumpAfter},
 		{&c.StallAfter, p.stallAfter},
+		{&c.ExpirySlack, p.expirySlack},
 	} {
 		if *setting.to == 0 {
 			*setting.to = setting.from

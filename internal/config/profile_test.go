@@ -120,6 +120,7 @@ func TestTheProfilesAreDocumented(t *testing.T) {
 	row("stall_after", func(p profile) string { return p.stallAfter.String() })
 	row("max_lag", func(p profile) string { return fmt.Sprint(p.maxLag) })
 	row("batch.max_payments", func(p profile) string { return fmt.Sprint(p.maxPayments) })
+	row("expiry_slack", func(p profile) string { return p.expirySlack.String() })
 	row("gas.max_per_transaction", func(p profile) string { return fmt.Sprint(p.maxTxGas) })
 	if mustProfile(t, "base") != mustProfile(t, "base-sepolia") {
 		t.Error("base and base-sepolia are not the same")

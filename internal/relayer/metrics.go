@@ -4,7 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // Metrics of all chains.
 type Metrics struct {
-	queued, head, spent                                        *prometheus.GaugeVec
+	queued, head, spent, skew                                  *prometheus.GaugeVec
 	balance, runway, inFlight, leased, parked                  *prometheus.GaugeVec
 	sends, outcomes, reorgs, gas                               *prometheus.CounterVec
 	bumps, cancels, foreign, filled, topUps, frozen, takenBack *prometheus.CounterVec
@@ -31,6 +31,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return &Metrics{
 		queued: gauge("payments_queued", "Payments claimed for which nothing is signed yet.", "network"),
 		head:   gauge("chain_head_block", "Number of the latest block seen.", "network"),
+		skew:   gauge("chain_clock_skew_seconds", "How far our clock was ahead of the newest block's when it was first seen.", "network"),
 		spent:  gauge("gas_spent_today_gwei", "What gas has cost since midnight UTC, in gwei.", "network"),
 
 		balance:  gauge("lane_balance_gwei", "Gas balance of a wallet in gwei.", "network", "lane"),

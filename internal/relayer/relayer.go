@@ -116,6 +116,8 @@ type Config struct {
 	ResendInterval time.Duration
 	BumpAfter      time.Duration
 	StallAfter     time.Duration
+	// MaxClockSkew between our clock and a new block's.
+	MaxClockSkew time.Duration
 	// PrepareTimeout of taking, simulating and signing once.
 	PrepareTimeout time.Duration
 

@@ -3,6 +3,7 @@ package relayer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"time"
@@ -21,6 +22,8 @@ type view struct {
 	// nothing about fees.
 	busy time.Time
 	tip  uint64
+	// skew is how far our clock was ahead of the last new block's.
+	skew time.Duration
 }
 
 const (
@@ -47,6 +50,10 @@ func (c *Chain) see(h chain.Head) {
 	// chain was rolled back, or the higher head was a lie.
 	if h.Number >= v.head.Number || v.seen.Sub(v.set) > staleHead {
 		if h.Hash != v.head.Hash {
+			if !v.moved.IsZero() { // the first one seen may be old
+				v.skew = v.seen.Sub(time.Unix(int64(h.Time), 0)) //nolint:gosec // G115: seconds
+				c.Metrics.skew.WithLabelValues(string(c.Config.Network)).Set(v.skew.Seconds())
+			}
 			v.moved = v.seen
 			// A few system transactions are in every block of some chains.
 			if h.GasUsed > h.GasLimit/100 {
@@ -56,6 +63,18 @@ func (c *Chain) see(h chain.Head) {
 		v.head, v.set = h, v.seen
 	}
 	c.Metrics.head.WithLabelValues(string(c.Config.Network)).Set(float64(h.Number))
+}
+
+// Skewed says that our clock and the chain's differ too much, by the newest block;
+// empty where they don't. Payments are still settled: the chain has the last word.
+func (c *Chain) Skewed() string {
+	c.mu.Lock()
+	skew := c.view.skew
+	c.mu.Unlock()
+	if skew.Abs() <= c.Config.MaxClockSkew {
+		return ""
+	}
+	return fmt.Sprintf("%s: our clock and the chain's differ by %s", c.Config.Network, skew.Abs().Round(time.Second))
 }
 
 // pushed takes a head that the node told by itself.

@@ -2,12 +2,14 @@ package long
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,15 +21,27 @@ import (
 )
 
 // TestReplicasAreKilled settles through three replicas on one record while they
-// are killed at random moments and at every named crash point (I9).
+// are killed at random moments and at every named crash point (I9). The long form
+// does so several times: the node keeps all it ever mined in memory.
 func TestReplicasAreKilled(t *testing.T) {
 	t.Parallel()
 	begin(t)
-	database := startPostgres(t, devnet.PostgresConfig{})
-	r := newRig(t, "crash", rigOptions{replicas: 3, payments: size(t, "CRASH_PAYMENTS", 150, 40_000), databaseURL: database.URL()})
+	rounds := size(t, "CRASH_ROUNDS", 1, 5)
 	points := crashPoints(t)
-	target := size(t, "KILLS", len(points)+4, 500)
-	k := &killer{rig: r, dice: dice("killer", 0), points: points}
+	kills := size(t, "KILLS", len(points)+4, 525)
+	payments := size(t, "CRASH_PAYMENTS", 150, 40_000)
+	for i := range rounds {
+		t.Run(strconv.Itoa(i+1), func(t *testing.T) {
+			replicasAreKilled(t, fmt.Sprintf("crash %d", i+1), points, kills/rounds, payments/rounds)
+		})
+	}
+}
+
+func replicasAreKilled(t *testing.T, name string, points []string, target, payments int) {
+	t.Helper()
+	database := startPostgres(t, devnet.PostgresConfig{})
+	r := newRig(t, name, rigOptions{replicas: 3, payments: payments, databaseURL: database.URL()})
+	k := &killer{rig: r, dice: dice(name+" killer", 0), points: points}
 	r.load.start(func() bool { return r.killed() < target })
 	for r.load.busy() && r.killed() < target {
 		k.round()

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/chain/evm"
@@ -28,6 +29,9 @@ type Config struct {
 	Factories []chain.Address
 	// MaxGas of one payment, simulated or sent (I8).
 	MaxGas uint64
+	// ExpirySlack is how long before validBefore an authorization counts as expired:
+	// time to be mined. Official SDK: 6 s.
+	ExpirySlack time.Duration
 	// Known are tokens that behave: simulations of their payments may share one
 	// eth_call.
 	Known []chain.Address

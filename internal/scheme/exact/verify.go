@@ -13,10 +13,6 @@ import (
 	"facilitator/internal/x402"
 )
 
-// expirySlack is how long before validBefore an authorization counts as
-// expired: time to be mined. Official SDK: 6 s.
-const expirySlack = 6
-
 // exactPayment is one request on its way through the checks.
 type exactPayment struct {
 	scheme *Scheme
@@ -167,13 +163,14 @@ func mismatch(field, expected, given string) string {
 
 // checkAuthorization compares what was signed with what is asked.
 func (p *exactPayment) checkAuthorization(now time.Time) error {
+	slack := uint64(p.scheme.ExpirySlack / time.Second) //nolint:gosec // G115: configured, not negative
 	unix := x402.NewUint256(uint64(max(now.Unix(), 0)))
-	deadline := x402.NewUint256(uint64(max(now.Unix(), 0)) + expirySlack)
+	deadline := x402.NewUint256(uint64(max(now.Unix(), 0)) + slack)
 	switch a := p.auth; {
 	case a.To != p.payTo:
 		return x402.Reject(x402.ReasonExactRecipient, fmt.Sprintf("signed for %s, to be paid to %s", a.To, p.payTo))
 	case a.ValidBefore.Cmp(deadline) < 0:
-		return x402.Reject(x402.ReasonExactValidBefore, fmt.Sprintf("valid before %s, it is %s and %d s are needed to settle", a.ValidBefore, unix, expirySlack))
+		return x402.Reject(x402.ReasonExactValidBefore, fmt.Sprintf("valid before %s, it is %s and %d s are needed to settle", a.ValidBefore, unix, slack))
 	case a.ValidAfter.Cmp(unix) > 0:
 		return x402.Reject(x402.ReasonExactValidAfter, fmt.Sprintf("valid after %s, it is %s", a.ValidAfter, unix))
 	case a.Value != p.req.Requirements.Amount:
