@@ -1,9 +1,15 @@
-// The official x402 facilitator, as the benchmark's peer: the packages' public
-// API behind express, one viem wallet, no log. Environment:
+// The official x402 facilitator, for the benchmark and the conformance suite to
+// compare with: the packages' public API behind express, one viem wallet, no log.
+// It serves version 2 on NETWORK and version 1 on every network that the packages
+// know by name, all through RPC_URL; what it throws is a 500 with the text.
+// Environment:
 //
 //   RPC_URL, NETWORK (CAIP-2), PRIVATE_KEY
 //   POLLING_INTERVAL  milliseconds between looks for a new block (viem's default: half a block of the chain)
 //   NONCE_MANAGER     "off" leaves wallet nonces to the node, as the basic example of the SDK does
+//   FACTORIES         wallet factories that may be called (ERC-6492), separated by commas; none by default
+//   SIMULATE_IN_SETTLE    "on" simulates at settle too (off by default, as in the SDK)
+//   CONFIRMATION_TIMEOUT  milliseconds to wait for a receipt (180,000 by default, as in the SDK)
 //
 // Prints "serving http://127.0.0.1:PORT" once it does.
 
@@ -16,6 +22,7 @@ import { nonceManager, privateKeyToAccount } from 'viem/accounts';
 import { base, baseSepolia } from 'viem/chains';
 
 const { RPC_URL, NETWORK, PRIVATE_KEY, POLLING_INTERVAL, NONCE_MANAGER } = process.env;
+const { FACTORIES, SIMULATE_IN_SETTLE, CONFIRMATION_TIMEOUT } = process.env;
 const chain = [base, baseSepolia].find(({ id }) => NETWORK === `eip155:${id}`);
 if (!chain || !RPC_URL || !PRIVATE_KEY) throw new Error('RPC_URL, PRIVATE_KEY and NETWORK (Base or Base Sepolia) are required');
 
@@ -35,10 +42,15 @@ const signer = toFacilitatorEvmSigner({
   writeContract: (args) => client.writeContract({ ...args, args: args.args ?? [] }),
   sendTransaction: (args) => client.sendTransaction(args),
   waitForTransactionReceipt: (args) => client.waitForTransactionReceipt(args),
-});
+}, CONFIRMATION_TIMEOUT ? { confirmationTimeoutMs: Number(CONFIRMATION_TIMEOUT) } : {});
 
 const facilitator = new x402Facilitator();
-registerExactEvmScheme(facilitator, { signer, networks: NETWORK });
+registerExactEvmScheme(facilitator, {
+  signer,
+  networks: NETWORK,
+  eip6492AllowedFactories: FACTORIES ? FACTORIES.split(',') : [],
+  simulateInSettle: SIMULATE_IN_SETTLE === 'on',
+});
 
 const app = express();
 app.use(express.json());
