@@ -8,7 +8,7 @@ contract WalletFactory {
     event Deployed(address indexed wallet, address indexed owner);
 
     /// Creates the wallet of this owner and salt, or returns the one there is.
-    function deploy(address owner, bytes32 salt) external returns (address wallet) {
+    function deploy(address owner, bytes32 salt) public virtual returns (address wallet) {
         wallet = predict(owner, salt);
         if (wallet.code.length > 0) return wallet;
         new Wallet1271{salt: salt}(owner);
