@@ -23,7 +23,7 @@ func (c *Chain) explain(ctx context.Context, d doubt) {
 	}()
 	var o payment.Outcome
 	if err == nil {
-		o, err = c.judge(ctx, p, c.Head().Number, lastTry(p))
+		o, err = c.judgeNow(ctx, p, lastTry(p))
 	}
 	if err == nil && o.To == payment.StateQueued && p.Tries >= maxTries {
 		o = p.Failed(x402.ReasonExactTransactionFailed, fmt.Sprintf("%d transactions did not pay it", p.Tries), lastTry(p))
@@ -39,6 +39,21 @@ func (c *Chain) explain(ctx context.Context, d doubt) {
 	case err != nil || o.To == payment.StateQueued:
 		c.postpone(ctx, p, err)
 	}
+}
+
+// judgeNow judges by the state of a block that is no older than any that the
+// payment was looked at before: one that the tracker saw last may lack the money
+// that was there when the payment was verified.
+func (c *Chain) judgeNow(ctx context.Context, p *payment.Payment, failed *payment.Evidence) (payment.Outcome, error) {
+	head, err := c.Node.Head(ctx)
+	if err != nil {
+		return payment.Outcome{}, fmt.Errorf("head: %w", err)
+	}
+	c.see(head)
+	if head.Number < p.ClaimedAtBlock {
+		return payment.Outcome{}, fmt.Errorf("%w: its latest block is older than the payment", chain.ErrUnavailable)
+	}
+	return c.judge(ctx, p, head.Number, failed)
 }
 
 // firstSolo has a payment go alone from now on; false if it did already.

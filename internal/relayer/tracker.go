@@ -376,7 +376,7 @@ func (c *Chain) putOff(id payment.ID) {
 // paid, and status 0 alone is not failed (I5, I6).
 func (c *Chain) unpaid(ctx context.Context, p *payment.Payment, t *openTx, r *chain.Receipt) (payment.Outcome, error) {
 	if r == nil {
-		return c.judge(ctx, p, c.Head().Number, &payment.Evidence{Kind: payment.EvidenceReplaced, TxHash: &p.TxHash})
+		return c.judgeNow(ctx, p, &payment.Evidence{Kind: payment.EvidenceReplaced, TxHash: &p.TxHash})
 	}
 	if !r.Succeeded || len(t.Payments) > 1 {
 		const detail = "its transaction did not pay it, as others before"

@@ -2,6 +2,7 @@ package relayer
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -265,6 +266,45 @@ func (s *silentOnce) Fate(context.Context, payment.Terms, uint64, uint64) (schem
 	return scheme.Fate{Kind: scheme.FateUnused}, nil
 }
 
+// standing is a node whose latest block is always the same.
+type standing struct {
+	Node
+	number uint64
+}
+
+func (s standing) Head(context.Context) (chain.Head, error) { return chain.Head{Number: s.number}, nil }
+
+// atBlock notes at which block it is asked for the fate of a payment.
+type atBlock struct {
+	scheme.Scheme
+	at []uint64
+}
+
+func (s *atBlock) Fate(_ context.Context, _ payment.Terms, _, at uint64) (scheme.Fate, error) {
+	s.at = append(s.at, at)
+	return scheme.Fate{Kind: scheme.FateUnused}, nil
+}
+
+// TestAPaymentIsNotJudgedByAnOlderBlockThanItWasVerifiedOn: the block that was
+// seen last may lack the money that was there then.
+func TestAPaymentIsNotJudgedByAnOlderBlockThanItWasVerifiedOn(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		latest, claimed uint64
+		want            []uint64
+	}{{12, 9, []uint64{12}}, {9, 9, []uint64{9}}, {8, 9, nil}} {
+		c, _ := newChain(t, Config{})
+		exact := &atBlock{}
+		c.Schemes, c.Node = map[x402.SchemeName]scheme.Scheme{"exact": exact}, standing{number: row.latest}
+		c.see(chain.Head{Number: 7})
+		p := &payment.Payment{ID: "p", Terms: payment.Terms{Scheme: "exact"}, ClaimedAtBlock: row.claimed}
+		_, err := c.judgeNow(t.Context(), p, lastTry(p))
+		if !slices.Equal(exact.at, row.want) || (row.want == nil) != errors.Is(err, chain.ErrUnavailable) {
+			t.Errorf("latest %d, verified on %d: judged at %v, %v", row.latest, row.claimed, exact.at, err)
+		}
+	}
+}
+
 // TestAPaymentThatCouldNotBeJudgedIsJudgedLater, although nothing else is open
 // and no receipt is asked for any more.
 func TestAPaymentThatCouldNotBeJudgedIsJudgedLater(t *testing.T) {
@@ -276,7 +316,7 @@ func TestAPaymentThatCouldNotBeJudgedIsJudgedLater(t *testing.T) {
 			t.Parallel()
 			c, now := newChain(t, Config{})
 			record := &ledger{}
-			c.Store, c.Schemes = record, map[x402.SchemeName]scheme.Scheme{"exact": &silentOnce{}}
+			c.Store, c.Schemes, c.Node = record, map[x402.SchemeName]scheme.Scheme{"exact": &silentOnce{}}, standing{number: 8}
 			tx := pending(1, chain.Hash{1})
 			end(tx)
 			l := withLane(c, tx)
