@@ -21,11 +21,13 @@ func TestRequestsOfOfficialClientsAreRead(t *testing.T) {
 		asset = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 		payTo = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
 	)
+	timeouts := map[int]int64{1: 60, 2: 300}
 	for name, version := range map[string]int{"v2.json": 2, "v1.json": 1} {
 		want := &x402.Request{
 			Version: version,
 			Requirements: x402.Requirements{
 				Scheme: "exact", Network: "eip155:84532", Amount: x402.NewUint256(10000), Asset: asset, PayTo: payTo,
+				MaxTimeoutSeconds: timeouts[version],
 			},
 			AcceptedScheme: "exact", AcceptedNetwork: "eip155:84532", Resource: "https://api.example.com/weather",
 		}

@@ -64,7 +64,7 @@ func DecodeTerms(o x402.Object, amountKey string, to *x402.Requirements) (networ
 	if to.PayTo, err = o.String("payTo"); err != nil {
 		return "", err
 	}
-	if _, _, err = o.OptionalInt("maxTimeoutSeconds", 0, MaxTimeoutSeconds); err != nil {
+	if to.MaxTimeoutSeconds, _, err = o.OptionalInt("maxTimeoutSeconds", 0, MaxTimeoutSeconds); err != nil {
 		return "", err
 	}
 	to.Extra, err = o.OptionalObject("extra")

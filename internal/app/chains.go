@@ -174,7 +174,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 		deps.Heads = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)
 	}
 	w.relayer = relayer.New(deps)
-	w.verify = verify.Network{Schemes: schemes, Assets: assets, AnyAsset: cfg.AllowAnyAsset, Ready: w.relayer.Ready}
+	w.verify = verify.Network{Schemes: schemes, Exposure: payment.ExposureMode(cfg.Exposure), Assets: assets, AnyAsset: cfg.AllowAnyAsset, Ready: w.relayer.Ready}
 	return w, nil
 }
 

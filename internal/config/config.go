@@ -112,6 +112,10 @@ type Chain struct {
 	AllowAnyAsset bool `yaml:"allow_any_asset" default:"false"`
 	// ERC-6492 wallet factories that a payment may call at our cost. Empty: none.
 	Factories []string `yaml:"eip6492_factories"`
+	// What of a payer's balance counts as promised to other payments, so that it can't be promised again: `off`, nothing;
+	// `in_flight`, what is claimed by /settle and not decided yet; `reserve`, also what /verify found good and nobody
+	// settled yet, which costs a write for each such answer. The same for all replicas.
+	Exposure string `yaml:"exposure" default:"in_flight"`
 	// Relayer wallets, which pay the gas. At least one. Replicas are given the same ones and share them.
 	Lanes []Lane `yaml:"lanes" required:"true"`
 	// How long a lane stays a replica's that says nothing. A lane of one that died is idle about that long.

@@ -178,6 +178,9 @@ func (l *loader) checkChain(path, network string, c *Chain) {
 	l.checkAddresses(join(path, "assets"), c.Assets)
 	l.checkAddresses(join(path, "batch.assets"), c.Batch.Assets)
 	l.checkAddresses(join(path, "eip6492_factories"), c.Factories)
+	if !slices.Contains([]string{"off", "in_flight", "reserve"}, c.Exposure) {
+		l.wrong(join(path, "exposure"), "must be off, in_flight or reserve")
+	}
 	l.checkLanes(join(path, "lanes"), c.Lanes)
 	l.checkProfile(path, c)
 	l.checkTreasury(join(path, "treasury"), c)

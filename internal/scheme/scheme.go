@@ -45,8 +45,19 @@ type Payment interface {
 	Check(ctx context.Context, now time.Time) error
 
 	// Simulate asks the chain whether the payment would succeed now, and if not,
-	// why not. The state it asked is that of block atLeast or a later one.
-	Simulate(ctx context.Context) (atLeast uint64, _ error)
+	// why not. Where something is promised to other payments of the payer, its
+	// balance must cover these too.
+	Simulate(ctx context.Context, promised payment.Promised) (Outlook, error)
+}
+
+// Outlook is what the chain said of a payment.
+type Outlook struct {
+	// AtLeast: the state asked is that of this block or a later one. It is told
+	// with a refusal too.
+	AtLeast uint64
+	// Spare is what the payer is known to have beyond the payment and all that is
+	// promised; 0 where nobody looked.
+	Spare x402.Uint256
 }
 
 // FateKind is what became of an authorization.

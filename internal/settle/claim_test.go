@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
 	"facilitator/internal/x402"
@@ -107,6 +109,59 @@ func TestAChainThatRefusesOurOwnSettlementIsNotBelieved(t *testing.T) {
 			b.record.p = &payment.Payment{ID: "the-id", Terms: sale()}
 			b.record.set(included)
 			return x402.Reject(x402.ReasonExactNonceUsed, "used")
+		}
+		wantSuccess(t, b.now(t, ""), false)
+	})
+}
+
+// TestAClaimThatComesTooLateIsJudgedAgain on what is promised now.
+func TestAClaimThatComesTooLateIsJudgedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		others := payment.Promised{Amount: x402.NewUint256(3000), Payments: 2}
+		b.record.crowd = func(g *payment.Guard) bool {
+			first := b.verifier.promised.IsZero()
+			b.verifier.promised = others
+			if g.Most.Int64() != 7 { // what was spare beyond what was promised
+				t.Errorf("guard %s", g.Most)
+			}
+			return first
+		}
+		call := b.later(t.Context(), "")
+		synctest.Wait()
+		b.move(included)
+		wantSuccess(t, <-call, false)
+		if diff := cmp.Diff([]payment.Promised{{}, others}, b.verifier.judged); diff != "" {
+			t.Errorf("judged on (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestACrowdEndsWithTheWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.record.crowd = func(*payment.Guard) bool { time.Sleep(time.Second); return true }
+		start := time.Now()
+		if a := b.now(t, ""); !errors.Is(a.err, payment.ErrNotSent) && !errors.Is(a.err, payment.ErrUnavailable) || a.PaymentID != "" {
+			t.Errorf("%+v, %v", a.Answer, a.err)
+		}
+		if b.record.p != nil || b.relayer.wakes != 0 || time.Since(start) > wait+time.Second {
+			t.Errorf("claimed %+v, after %v", b.record.p, time.Since(start))
+		}
+	})
+}
+
+// TestAClaimThatComesTooLateFindsItsOwnPayment: an identical call was faster.
+func TestAClaimThatComesTooLateFindsItsOwnPayment(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.record.crowd = func(*payment.Guard) bool {
+			b.record.p = &payment.Payment{ID: "the-id", Terms: sale()}
+			included(b.record.p)
+			return true
 		}
 		wantSuccess(t, b.now(t, ""), false)
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"math/big"
 	"sync"
 	"testing"
 	"time"
@@ -29,10 +30,12 @@ const (
 // parsed is a request that a scheme has read.
 type parsed struct{ terms payment.Terms }
 
-func (p parsed) Terms() payment.Terms                     { return p.terms }
-func (p parsed) Payer() string                            { return payer }
-func (p parsed) Check(context.Context, time.Time) error   { return nil }
-func (p parsed) Simulate(context.Context) (uint64, error) { return 41, nil }
+func (p parsed) Terms() payment.Terms                   { return p.terms }
+func (p parsed) Payer() string                          { return payer }
+func (p parsed) Check(context.Context, time.Time) error { return nil }
+func (p parsed) Simulate(context.Context, payment.Promised) (scheme.Outlook, error) {
+	return scheme.Outlook{AtLeast: 41}, nil
+}
 
 func sale() payment.Terms {
 	return payment.Terms{
@@ -47,6 +50,14 @@ type verifier struct {
 	terms        payment.Terms
 	parse, check error
 	judge        func(ctx context.Context) error
+	// record is where it looks.
+	record interface {
+		PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error)
+	}
+	// promised is what it sees of others, and judged what it was told of that.
+	promised payment.Promised
+	looking  sync.Mutex
+	judged   []payment.Promised
 }
 
 func (v *verifier) Parse(*x402.Request) (scheme.Payment, error) {
@@ -56,12 +67,27 @@ func (v *verifier) Parse(*x402.Request) (scheme.Payment, error) {
 	return parsed{v.terms}, nil
 }
 
-func (v *verifier) Judge(ctx context.Context, _ scheme.Payment) (uint64, error) {
-	if v.judge == nil {
-		return 41, nil
+func (v *verifier) Look(ctx context.Context, p scheme.Payment) (payment.Exposure, error) {
+	known, err := v.record.PaymentByKey(ctx, p.Terms().Key)
+	if errors.Is(err, payment.ErrNotFound) {
+		return payment.Exposure{Promised: v.promised, Mark: new(big.Int)}, nil
 	}
-	return 41, v.judge(ctx)
+	if err != nil {
+		return payment.Exposure{}, err
+	}
+	return payment.Exposure{Known: &known, Promised: v.promised, Mark: new(big.Int)}, nil
 }
+
+func (v *verifier) Judge(ctx context.Context, _ scheme.Payment, seen *payment.Exposure) (uint64, *payment.Guard, error) {
+	v.looking.Lock()
+	v.judged = append(v.judged, seen.Promised)
+	v.looking.Unlock()
+	if v.judge == nil {
+		return 41, seen.Guard(x402.NewUint256(7)), nil
+	}
+	return 41, seen.Guard(x402.NewUint256(7)), v.judge(ctx)
+}
+
 func (v *verifier) CheckOnly(context.Context, scheme.Payment) error { return v.check }
 
 // relayer settles nothing by itself: tests move payments in the record.
@@ -114,6 +140,8 @@ type record struct {
 	// before is called without the lock as a method begins; nil does nothing.
 	before func(method string)
 	calls  map[string]int
+	// crowd says whether others promised too much for a guard; nil is no.
+	crowd func(g *payment.Guard) bool
 }
 
 func (r *record) begin(ctx context.Context, method string) (func(), error) {
@@ -158,11 +186,14 @@ func (r *record) PaymentByID(ctx context.Context, id payment.ID) (payment.Paymen
 	return *r.p, nil
 }
 
-func (r *record) ClaimPayment(ctx context.Context, p payment.Payment) (payment.Payment, bool, error) {
+func (r *record) ClaimPayment(ctx context.Context, p payment.Payment, g *payment.Guard) (payment.Payment, bool, error) {
 	end, err := r.begin(ctx, "ClaimPayment")
 	defer end()
 	if err != nil {
 		return payment.Payment{}, false, err
+	}
+	if r.crowd != nil && r.crowd(g) {
+		return payment.Payment{}, false, payment.ErrCrowded
 	}
 	again := r.p != nil && r.p.State == payment.StateFailed && !r.p.Sent() && r.p.Terms.Fingerprint() == p.Terms.Fingerprint()
 	if r.p != nil && !again {
@@ -298,7 +329,7 @@ func newBench(t *testing.T) *bench {
 
 func benchOf(t *testing.T, r *record) *bench {
 	t.Helper()
-	b := &bench{record: r, verifier: &verifier{terms: sale()}, relayer: &relayer{}}
+	b := &bench{record: r, verifier: &verifier{terms: sale(), record: r}, relayer: &relayer{}}
 	b.board = settle.NewBoard(b.record, time.Second, slog.New(slog.DiscardHandler))
 	b.Settler = settle.New(settle.Deps{
 		Verifier: b.verifier, Store: b.record, Relayer: b.relayer, Board: b.board, Wait: wait, MaxQueued: 10, Crash: func(string) {},

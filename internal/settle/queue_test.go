@@ -26,7 +26,7 @@ func (c *crowd) PaymentByKey(context.Context, payment.Key) (payment.Payment, err
 	return payment.Payment{}, payment.ErrNotFound
 }
 
-func (c *crowd) ClaimPayment(_ context.Context, p payment.Payment) (payment.Payment, bool, error) {
+func (c *crowd) ClaimPayment(_ context.Context, p payment.Payment, _ *payment.Guard) (payment.Payment, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fresh := !c.queued[p.Terms.Key]
@@ -95,7 +95,7 @@ func crowded(t *testing.T, most int) (*bench, *crowd) {
 	t.Helper()
 	c := &crowd{queued: make(map[payment.Key]bool)}
 	b := newBench(t)
-	b.Verifier, b.Store, b.MaxQueued = &sales{}, c, most
+	b.Verifier, b.Store, b.MaxQueued = &sales{verifier: verifier{record: c}}, c, most
 	return b, c
 }
 

@@ -24,7 +24,8 @@ import (
 // Verifier judges; verify.Verifier is one.
 type Verifier interface {
 	Parse(req *x402.Request) (scheme.Payment, error)
-	Judge(ctx context.Context, p scheme.Payment) (atLeast uint64, _ error)
+	Look(ctx context.Context, p scheme.Payment) (payment.Exposure, error)
+	Judge(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error)
 	CheckOnly(ctx context.Context, p scheme.Payment) error
 }
 
@@ -32,7 +33,7 @@ type Verifier interface {
 type Store interface {
 	PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error)
 	PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error)
-	ClaimPayment(ctx context.Context, p payment.Payment) (_ payment.Payment, fresh bool, _ error)
+	ClaimPayment(ctx context.Context, p payment.Payment, g *payment.Guard) (_ payment.Payment, fresh bool, _ error)
 	CountQueued(ctx context.Context, n x402.Network) (int, error)
 	Standings(ctx context.Context, ids []payment.ID) (map[payment.ID]payment.Standing, error)
 	Collect(ctx context.Context, id payment.ID, call string, key chain.Hash, upTo uint64) (_ payment.Payment, first bool, _ error)
@@ -175,38 +176,61 @@ func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment)
 	defer cancel()
 	// The record comes before the chain: what we settled ourselves is spent on
 	// chain, and judging it anew would call our own success a failure.
-	known, err := s.Store.PaymentByKey(ctx, p.Terms().Key)
-	switch {
-	case errors.Is(err, payment.ErrNotFound):
-	case err != nil:
+	seen, err := s.Verifier.Look(ctx, p)
+	if err != nil {
 		return nil, false, err
-	case known.State != payment.StateFailed || known.Sent():
-		return &known, false, nil
-	default: // nothing of it ever left the service: a new call is a new try
 	}
-	claimed, fresh, err := s.claim(ctx, req, p)
+	if taken(seen.Known) {
+		return seen.Known, false, nil
+	}
+	// Nothing of it ever left the service: a new call is a new try.
+	known := seen.Known
+	claimed, fresh, err := s.claim(ctx, req, p, seen)
 	if _, refused := x402.AsRejection(err); !refused {
 		return claimed, fresh, err
 	}
 	// An identical call may have claimed and even settled it meanwhile: then the
 	// chain's refusal is about our own transaction.
 	now, lookErr := s.Store.PaymentByKey(ctx, p.Terms().Key)
-	if lookErr == nil && (now.State != payment.StateFailed || now.Sent()) {
+	if lookErr == nil && taken(&now) {
 		return &now, false, nil
 	}
-	if known.ID == "" {
-		return nil, false, err
-	}
-	return &known, false, err
+	return known, false, err
 }
 
-// claim judges a payment and records it; of concurrent claims one is fresh and
+// taken says whether a payment is known that may not be claimed again.
+func taken(known *payment.Payment) bool {
+	return known != nil && (known.State != payment.StateFailed || known.Sent())
+}
+
+// claim judges a payment and records it, again and again while other payments of
+// its payer are promised meanwhile: what was judged holds no more then. Each time
+// one of them was faster, so somebody gets on.
+func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment, seen payment.Exposure) (*payment.Payment, bool, error) {
+	for {
+		claimed, fresh, err := s.tryClaim(ctx, req, p, &seen)
+		if !errors.Is(err, payment.ErrCrowded) {
+			return claimed, fresh, err
+		}
+		if ctx.Err() != nil {
+			return nil, false, fmt.Errorf("%w: %w", payment.ErrNotSent, err)
+		}
+		if seen, err = s.Verifier.Look(ctx, p); err != nil {
+			return nil, false, err
+		}
+		if taken(seen.Known) {
+			return seen.Known, false, nil
+		}
+	}
+}
+
+// tryClaim judges a payment and records it; of concurrent claims one is fresh and
 // the others get its payment.
-func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment) (_ *payment.Payment, fresh bool, _ error) {
+func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Payment, seen *payment.Exposure) (_ *payment.Payment, fresh bool, _ error) {
 	network := p.Terms().Key.Network
 	// What was used at or before this block is not our success, even where the
 	// token lets the simulation pass (I6).
-	atLeast, err := s.Verifier.Judge(ctx, p)
+	atLeast, guard, err := s.Verifier.Judge(ctx, p, seen)
 	if err != nil {
 		return nil, false, err
 	}
@@ -226,8 +250,8 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 	}
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
 		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: atLeast,
-	})
-	joined(fresh || err != nil) // what ended in doubt may be there
+	}, guard)
+	joined(fresh || err != nil && !errors.Is(err, payment.ErrCrowded)) // what ended in doubt may be there
 	if err != nil {
 		return nil, false, err
 	}

@@ -38,7 +38,7 @@ func TestOfManyConcurrentClaimsExactlyOneIsFresh(t *testing.T) {
 		errs    [callers]error
 	)
 	together(callers, func(i int) {
-		claimed[i], fresh[i], errs[i] = replicas[i%2].ClaimPayment(t.Context(), sale(1))
+		claimed[i], fresh[i], errs[i] = replicas[i%2].ClaimPayment(t.Context(), sale(1), nil)
 	})
 	winners := 0
 	for i := range callers {
@@ -68,7 +68,7 @@ func TestAnotherKeyIsAnotherPayment(t *testing.T) {
 	} {
 		p := sale(1)
 		change(&p.Terms.Key)
-		got, fresh, err := r.ClaimPayment(t.Context(), p)
+		got, fresh, err := r.ClaimPayment(t.Context(), p, nil)
 		if err != nil || !fresh || ids[got.ID] {
 			t.Errorf("another %s: fresh %t, %v", name, fresh, err)
 		}
@@ -82,7 +82,7 @@ func TestASecondClaimGetsTheFirstOneWhateverItAsks(t *testing.T) {
 	first := r.claim(t, 1)
 	other := sale(1)
 	other.Terms.PayTo[0], other.Terms.Amount, other.Terms.SignatureHash = 9, x402.NewUint256(1), chain.Hash{9}
-	got, fresh, err := r.ClaimPayment(t.Context(), other)
+	got, fresh, err := r.ClaimPayment(t.Context(), other, nil)
 	must(t, err)
 	if diff := cmp.Diff(first, got); fresh || diff != "" {
 		t.Errorf("fresh %t (-first +second):\n%s", fresh, diff)
@@ -100,7 +100,7 @@ func TestTheRecordKeepsWhatWasClaimed(t *testing.T) {
 	want.Version, want.Resource, want.ClaimedAtBlock = 1, "", 1<<62
 	want.Terms.Amount, want.Terms.ValidAfter, want.Terms.ValidBefore = all, all, all
 	want.Terms.Key.Nonce = chain.Hash(all)
-	claimed, fresh, err := r.ClaimPayment(t.Context(), want)
+	claimed, fresh, err := r.ClaimPayment(t.Context(), want, nil)
 	if err != nil || !fresh {
 		t.Fatalf("fresh %t, %v", fresh, err)
 	}
@@ -149,7 +149,7 @@ func TestAFailedPaymentIsClaimedAgainOnlyIfNothingWasSigned(t *testing.T) {
 		first := r.claim(t, 1)
 		must(t, r.Withdraw(t.Context(), first.ID, x402.ReasonUnexpectedSettle, "no wallet"))
 		want := again(nil)
-		got, fresh, err := r.ClaimPayment(t.Context(), want)
+		got, fresh, err := r.ClaimPayment(t.Context(), want, nil)
 		if err != nil || !fresh {
 			t.Fatalf("fresh %t, %v", fresh, err)
 		}
@@ -168,7 +168,7 @@ func TestAFailedPaymentIsClaimedAgainOnlyIfNothingWasSigned(t *testing.T) {
 		must(t, r.Withdraw(t.Context(), r.claim(t, 1).ID, x402.ReasonUnexpectedSettle, "no wallet"))
 		var fresh [32]bool
 		var errs [32]error
-		together(len(fresh), func(i int) { _, fresh[i], errs[i] = r.ClaimPayment(t.Context(), again(nil)) })
+		together(len(fresh), func(i int) { _, fresh[i], errs[i] = r.ClaimPayment(t.Context(), again(nil), nil) })
 		winners := 0
 		for i := range fresh {
 			must(t, errs[i])
@@ -193,7 +193,7 @@ func TestAFailedPaymentIsClaimedAgainOnlyIfNothingWasSigned(t *testing.T) {
 			first := r.claim(t, 1)
 			must(t, r.Withdraw(t.Context(), first.ID, x402.ReasonUnexpectedSettle, "no wallet"))
 			before := r.payment(t, first.ID)
-			got, fresh, err := r.ClaimPayment(t.Context(), again(change))
+			got, fresh, err := r.ClaimPayment(t.Context(), again(change), nil)
 			must(t, err)
 			if diff := cmp.Diff(before, got); fresh || diff != "" {
 				t.Errorf("fresh %t (-before +after):\n%s", fresh, diff)
@@ -209,7 +209,7 @@ func TestAFailedPaymentIsClaimedAgainOnlyIfNothingWasSigned(t *testing.T) {
 		r.sign(t, lane, id)
 		p := r.payment(t, id)
 		must(t, r.RecordOutcome(t.Context(), p.Failed(x402.ReasonExactNonceUsed, "used", &payment.Evidence{Kind: payment.EvidenceConsumed})))
-		got, fresh, err := r.ClaimPayment(t.Context(), again(nil))
+		got, fresh, err := r.ClaimPayment(t.Context(), again(nil), nil)
 		if err != nil || fresh || got.State != payment.StateFailed {
 			t.Errorf("fresh %t, %s, %v", fresh, got.State, err)
 		}
@@ -224,7 +224,7 @@ func TestAFailedPaymentIsClaimedAgainOnlyIfNothingWasSigned(t *testing.T) {
 		must(t, r.RecordOutcome(t.Context(), p.Requeued()))
 		p = r.payment(t, id)
 		must(t, r.RecordOutcome(t.Context(), p.Failed(x402.ReasonExactNonceUsed, "used", &payment.Evidence{Kind: payment.EvidenceUnsendable})))
-		if got, fresh, err := r.ClaimPayment(t.Context(), again(nil)); err != nil || fresh || got.State != payment.StateFailed {
+		if got, fresh, err := r.ClaimPayment(t.Context(), again(nil), nil); err != nil || fresh || got.State != payment.StateFailed {
 			t.Errorf("fresh %t, %s, %v", fresh, got.State, err)
 		}
 	})

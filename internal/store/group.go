@@ -30,6 +30,9 @@ type query struct {
 	// order of the locks it takes among those of others: two groups that take
 	// theirs in the same order never wait for each other.
 	order string
+	// promises, where it is set, is the balance of which it promises something. Its
+	// row is locked before all queries of the transaction begin.
+	promises *purse
 }
 
 // found is the payment that a query returned, if it did.
@@ -121,6 +124,13 @@ func (s *Store) together(ctx context.Context, qs []query, count func(rows int)) 
 func (s *Store) send(ctx context.Context, qs []query, members []int) ([]*paymentRow, error) {
 	rows := make([]*paymentRow, len(members))
 	var batch pgx.Batch
+	var purses []purse
+	for _, i := range members {
+		if p := qs[i].promises; p != nil {
+			purses = append(purses, *p)
+		}
+	}
+	lockPayers(&batch, purses)
 	sets := make(map[string][]int) // by statement, the places in members
 	for at, i := range members {
 		q := &qs[i]

@@ -74,7 +74,7 @@ func TestClaimsThatWaitShareACommit(t *testing.T) {
 		errs    [callers]error
 	)
 	release, end := r.jammed(t, callers, func(i int) {
-		claimed[i], fresh[i], errs[i] = r.ClaimPayment(t.Context(), sale(i%sales))
+		claimed[i], fresh[i], errs[i] = r.ClaimPayment(t.Context(), sale(i%sales), nil)
 	})
 	before := r.Stats()
 	release()
@@ -162,7 +162,7 @@ func TestOnePoisonedWriteSpoilsNoOther(t *testing.T) {
 		if spoil := poison[i]; spoil != nil {
 			spoil(&p)
 		}
-		claimed[i], fresh[i], errs[i] = r.ClaimPayment(t.Context(), p)
+		claimed[i], fresh[i], errs[i] = r.ClaimPayment(t.Context(), p, nil)
 	})
 	release()
 	end()
@@ -191,7 +191,7 @@ func TestAnOutageFailsAllThatWaitTogether(t *testing.T) {
 			_, _, _ = r.Collect(t.Context(), held, newCall(), chain.Hash{}, 7)
 			return
 		}
-		_, fresh[i], errs[i] = r.ClaimPayment(t.Context(), sale(i))
+		_, fresh[i], errs[i] = r.ClaimPayment(t.Context(), sale(i), nil)
 	})
 	unlock := r.lock(t, held)
 	release()
@@ -265,7 +265,7 @@ func TestWhatReachesTheDatabaseIsCounted(t *testing.T) {
 	}
 	var id payment.ID
 	count("a claim", 1, 0, func() { id = r.claim(t, 1).ID })
-	count("a claim of what is taken", 0, 1, func() { _, _, _ = r.ClaimPayment(t.Context(), sale(1)) })
+	count("a claim of what is taken", 0, 1, func() { _, _, _ = r.ClaimPayment(t.Context(), sale(1), nil) })
 	count("a look at a key", 0, 1, func() { _, _ = r.PaymentByKey(t.Context(), sale(1).Terms.Key) })
 	count("collecting what is not settled", 0, 1, func() { _, _, _ = r.Collect(t.Context(), id, newCall(), chain.Hash{}, 9) })
 	count("where payments are", 0, 1, func() { _, _ = r.Standings(t.Context(), []payment.ID{id}) })

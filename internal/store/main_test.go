@@ -154,7 +154,7 @@ func sale(n int) payment.Payment {
 // claim claims sale(n) and expects to be the first.
 func (r record) claim(t *testing.T, n int) payment.Payment {
 	t.Helper()
-	p, fresh, err := r.ClaimPayment(t.Context(), sale(n))
+	p, fresh, err := r.ClaimPayment(t.Context(), sale(n), nil)
 	if err != nil || !fresh {
 		t.Fatalf("claim %d: fresh %t, %v", n, fresh, err)
 	}

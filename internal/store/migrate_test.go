@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -93,9 +94,9 @@ func TestReplicasThatStartTogetherMigrateOnce(t *testing.T) {
 	r.claim(t, 1)
 }
 
-// TestASchemaWithDataGoesBackAVersionAndUpAgain: what version 2 added has a
-// meaning in version 1, and no row is lost.
-func TestASchemaWithDataGoesBackAVersionAndUpAgain(t *testing.T) {
+// TestASchemaWithDataGoesBackVersionsAndUpAgain: what version 2 added has a
+// meaning in version 1, and no row is lost; what version 3 counts begins anew.
+func TestASchemaWithDataGoesBackVersionsAndUpAgain(t *testing.T) {
 	t.Parallel()
 	r := open(t)
 	lane := r.lane(t, 1, 0)
@@ -123,6 +124,13 @@ func TestASchemaWithDataGoesBackAVersionAndUpAgain(t *testing.T) {
 		return counts
 	}
 	want := rows()
+	must(t, r.Reserve(t.Context(), sale(6).Terms, room(0), time.Hour))
+	if version, err := r.MigrateDown(t.Context()); version != 3 || err != nil {
+		t.Fatalf("took back %d: %v", version, err)
+	}
+	if diff := cmp.Diff(want, rows()); diff != "" {
+		t.Errorf("rows of version 2 (-want +got):\n%s", diff)
+	}
 	if version, err := r.MigrateDown(t.Context()); version != 2 || err != nil {
 		t.Fatalf("took back %d: %v", version, err)
 	}
@@ -133,12 +141,13 @@ func TestASchemaWithDataGoesBackAVersionAndUpAgain(t *testing.T) {
 	if state := one[string](t, r.conn, "SELECT state FROM transactions WHERE id = $1", void.ID); state != "broadcast" {
 		t.Errorf("a transaction that was given up is %s", state)
 	}
-	if applied, err := r.MigrateUp(t.Context()); len(applied) != 1 || err != nil {
+	if applied, err := r.MigrateUp(t.Context()); len(applied) != 2 || err != nil {
 		t.Fatalf("applied %v: %v", applied, err)
 	}
 	if diff := cmp.Diff(want, rows()); diff != "" {
-		t.Errorf("rows of version 2 (-want +got):\n%s", diff)
+		t.Errorf("rows of version 3 (-want +got):\n%s", diff)
 	}
+	r.wantPromised(t, sale(9), 20000, 2, 0)
 	for id, state := range map[payment.ID]payment.State{
 		reversed: payment.StateFailed, settled: payment.StateIncluded, given: payment.StateSigned, bumped: payment.StateSigned,
 	} {

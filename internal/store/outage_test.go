@@ -75,9 +75,14 @@ func everyMethod(s *store.Store) map[string]func(context.Context) error {
 	lane := payment.Lane{ID: 1}
 	p := sale(1)
 	return map[string]func(context.Context) error{
-		"Ping":                  func(ctx context.Context) error { return s.Ping(ctx) },
-		"ClaimPayment":          func(ctx context.Context) error { _, _, err := s.ClaimPayment(ctx, sale(1)); return err },
-		"PaymentByKey":          func(ctx context.Context) error { return drop(s.PaymentByKey(ctx, p.Terms.Key)) },
+		"Ping":         func(ctx context.Context) error { return s.Ping(ctx) },
+		"ClaimPayment": func(ctx context.Context) error { _, _, err := s.ClaimPayment(ctx, sale(1), nil); return err },
+		"PaymentByKey": func(ctx context.Context) error { return drop(s.PaymentByKey(ctx, p.Terms.Key)) },
+		"Exposure": func(ctx context.Context) error {
+			return drop(s.Exposure(ctx, p.Terms, payment.ExposureInFlight))
+		},
+		"Exposure, mode off":    func(ctx context.Context) error { return drop(s.Exposure(ctx, p.Terms, payment.ExposureOff)) },
+		"Reserve":               func(ctx context.Context) error { return s.Reserve(ctx, p.Terms, room(0), time.Hour) },
 		"PaymentByID":           func(ctx context.Context) error { return drop(s.PaymentByID(ctx, id)) },
 		"PaymentsByTransaction": func(ctx context.Context) error { return drop(s.PaymentsByTransaction(ctx, network, chain.Hash{})) },
 		"PaymentsByNonce": func(ctx context.Context) error {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,9 +47,15 @@ func (r *paymentRow) scan(row pgx.Row) error {
 		&r.txHash, &r.block, &r.blockHash, &r.reason, &r.message, &r.evidence, &p.CreatedAt, &p.UpdatedAt, &r.answered, &r.answeredKey, &r.answeredBy, &p.Reorged)
 }
 
+func (r *paymentRow) key() payment.Key {
+	return payment.Key{
+		Network: r.p.Terms.Key.Network, Contract: chain.Address(r.contract), Payer: chain.Address(r.payer), Nonce: chain.Hash(r.nonce),
+	}
+}
+
 func (r *paymentRow) payment() (payment.Payment, error) {
 	p := r.p
-	p.Terms.Key.Contract, p.Terms.Key.Payer, p.Terms.Key.Nonce = chain.Address(r.contract), chain.Address(r.payer), chain.Hash(r.nonce)
+	p.Terms.Key = r.key()
 	p.Terms.Asset, p.Terms.PayTo, p.Terms.Call.To = chain.Address(r.asset), chain.Address(r.payTo), chain.Address(r.callTo)
 	p.Terms.SignatureHash, p.AnsweredKey = chain.Hash(r.signature), optionalHash(r.answeredKey)
 	p.TxHash, p.BlockHash = optionalHash(r.txHash), optionalHash(r.blockHash)
@@ -138,9 +143,7 @@ func (s *Store) manyPayments(ctx context.Context, sql string, args ...any) ([]pa
 func (s *Store) PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error) {
 	return s.lookUp(ctx, query{
 		sql: sqlPaymentByKey, args: []any{string(k.Network), k.Contract[:], k.Payer[:], k.Nonce[:]},
-		mine: func(r *paymentRow) bool {
-			return bytes.Equal(r.nonce, k.Nonce[:]) && bytes.Equal(r.payer, k.Payer[:]) && bytes.Equal(r.contract, k.Contract[:]) && r.p.Terms.Key.Network == k.Network
-		},
+		mine: func(r *paymentRow) bool { return r.key() == k },
 	})
 }
 

@@ -183,7 +183,7 @@ func TestTheOldestPaymentsAreTakenFirst(t *testing.T) {
 	}
 	elsewhere := sale(9)
 	elsewhere.Terms.Key.Network = "eip155:1"
-	if _, _, err := r.ClaimPayment(t.Context(), elsewhere); err != nil {
+	if _, _, err := r.ClaimPayment(t.Context(), elsewhere, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.sign(t, lane, ids[1])

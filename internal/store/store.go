@@ -30,6 +30,8 @@ type Store struct {
 	// lookups and writes of concurrent callers share round trips, and the writes
 	// share commits.
 	lookups, writes *coalesce.Group[query, found]
+	looks           *coalesce.Group[look, payment.Exposure]
+	reserves        *coalesce.Group[reservation, bool]
 }
 
 // pool counts the questions that are asked of it.
@@ -85,6 +87,8 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	s := &Store{pool: pool{Pool: connections, reads: new(atomic.Uint64)}, timeout: o.Timeout}
 	s.lookups = coalesce.New(groupSize, groupsAtOnce, s.lookUpTogether)
 	s.writes = coalesce.New(groupSize, groupsAtOnce, s.writeTogether)
+	s.looks = coalesce.New(groupSize, groupsAtOnce, s.lookTogether)
+	s.reserves = coalesce.New(groupSize, groupsAtOnce, s.reserveTogether)
 	if err := s.Ping(ctx); err != nil {
 		connections.Close()
 		return nil, err
@@ -161,7 +165,7 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrFenced, payment.ErrUnavailable, errSign} {
+	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrFenced, payment.ErrUnavailable, payment.ErrCrowded, errSign} {
 		if errors.Is(err, ours) {
 			return err
 		}

@@ -20,6 +20,8 @@ import (
 // Network is one chain that payments may be made on.
 type Network struct {
 	Schemes map[x402.SchemeName]scheme.Scheme
+	// Exposure is what of a payer's balance counts as promised to others.
+	Exposure payment.ExposureMode
 	// Assets that may be paid with; any if AnyAsset.
 	Assets   []chain.Address
 	AnyAsset bool
@@ -30,8 +32,12 @@ type Network struct {
 
 // Record is what verify needs of the record.
 type Record interface {
-	// PaymentByKey or payment.ErrNotFound.
-	PaymentByKey(ctx context.Context, k payment.Key) (payment.Payment, error)
+	// Exposure finds the payment that owns the authorization of these terms, and
+	// what counts as promised to others.
+	Exposure(ctx context.Context, t payment.Terms, mode payment.ExposureMode) (payment.Exposure, error)
+	// Reserve promises the amount of a payment that nobody claimed for so long, or
+	// says payment.ErrCrowded.
+	Reserve(ctx context.Context, t payment.Terms, g *payment.Guard, lasts time.Duration) error
 }
 
 // Verifier is safe for concurrent use.
@@ -85,34 +91,73 @@ func (v *Verifier) Verify(ctx context.Context, req *x402.Request) (payer string,
 	if err != nil {
 		return "", err
 	}
-	return p.Payer(), v.verify(ctx, p)
+	if err := p.Check(ctx, v.now()); err != nil {
+		return p.Payer(), err
+	}
+	for range maxLooks {
+		err = v.verify(ctx, p, time.Duration(req.Requirements.MaxTimeoutSeconds)*time.Second)
+		if !errors.Is(err, payment.ErrCrowded) {
+			return p.Payer(), err
+		}
+	}
+	return p.Payer(), fmt.Errorf("%w: %w", payment.ErrNotSent, err)
 }
 
-func (v *Verifier) verify(ctx context.Context, p scheme.Payment) error {
-	if err := p.Check(ctx, v.now()); err != nil {
-		return err
-	}
-	known, err := v.record.PaymentByKey(ctx, p.Terms().Key)
-	switch {
-	case errors.Is(err, payment.ErrNotFound):
+// maxLooks is how often a verification is begun again because other payments of
+// the payer were faster. Each time one of them was.
+const maxLooks = 16
+
+func (v *Verifier) verify(ctx context.Context, p scheme.Payment, timeout time.Duration) error {
+	seen, err := v.Look(ctx, p)
+	switch known := seen.Known; {
 	case err != nil:
 		return err
+	case known == nil:
 	case known.State != payment.StateFailed:
 		return x402.Reject(x402.ReasonDuplicateSettlement, "this authorization is already settled or being settled")
 	case known.Sent():
 		return x402.Reject(known.Reason, known.Message)
 	}
-	_, err = v.simulate(ctx, p)
-	return err
+	_, guard, err := v.simulate(ctx, p, &seen)
+	t := p.Terms()
+	if err != nil || v.networks[t.Key.Network].Exposure != payment.ExposureReserve || t.Amount.IsZero() {
+		return err
+	}
+	return v.record.Reserve(ctx, t, guard, reservedFor(t, timeout, v.now()))
 }
 
-// Judge makes every check of a payment that is not in the record yet. The state
-// it asked last is that of block atLeast or a later one.
-func (v *Verifier) Judge(ctx context.Context, p scheme.Payment) (atLeast uint64, _ error) {
-	if err := p.Check(ctx, v.now()); err != nil {
-		return 0, err
+// maxReserved keeps times within what clocks can tell.
+const maxReserved = 10 * 365 * 24 * time.Hour
+
+// reservedFor is how long a verified payment may still be settled: as long as the
+// resource server said, if it did, and while the authorization is valid.
+func reservedFor(t payment.Terms, timeout time.Duration, now time.Time) time.Duration {
+	lasts := maxReserved
+	if timeout > 0 {
+		lasts = min(lasts, timeout)
 	}
-	return v.simulate(ctx, p)
+	end, fits := t.ValidBefore.Uint64()
+	if fits && end < uint64(now.Add(lasts).Unix()) { //nolint:gosec // G115: a time of ours
+		lasts = time.Unix(int64(end), 0).Sub(now) //nolint:gosec // G115: it is before a time of ours
+	}
+	return max(lasts, 0)
+}
+
+// Look is the one look at the record: who owns the authorization, and what its
+// payer has promised to others.
+func (v *Verifier) Look(ctx context.Context, p scheme.Payment) (payment.Exposure, error) {
+	t := p.Terms()
+	return v.record.Exposure(ctx, t, v.networks[t.Key.Network].Exposure)
+}
+
+// Judge makes every check of a payment that was not in the record when it was
+// seen. The state it asked last is that of block atLeast or a later one. A claim
+// that keeps to the guard promises no more than the payer had then.
+func (v *Verifier) Judge(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error) {
+	if err := p.Check(ctx, v.now()); err != nil {
+		return 0, nil, err
+	}
+	return v.simulate(ctx, p, seen)
 }
 
 // CheckOnly makes the checks that need no look at the payment on chain: what
@@ -121,9 +166,10 @@ func (v *Verifier) CheckOnly(ctx context.Context, p scheme.Payment) error {
 	return p.Check(ctx, v.now())
 }
 
-func (v *Verifier) simulate(ctx context.Context, p scheme.Payment) (atLeast uint64, _ error) {
+func (v *Verifier) simulate(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error) {
 	if err := v.networks[p.Terms().Key.Network].Ready(); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return p.Simulate(ctx)
+	outlook, err := p.Simulate(ctx, seen.Promised)
+	return outlook.AtLeast, seen.Guard(outlook.Spare), err
 }

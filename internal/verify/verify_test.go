@@ -3,6 +3,8 @@ package verify_test
 import (
 	"context"
 	"errors"
+	"math"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +36,7 @@ type pay struct {
 	terms                  payment.Terms
 	parse, check, simulate error
 	asked                  []string
+	promised               []payment.Promised
 	at                     time.Time
 }
 
@@ -55,9 +58,10 @@ func (p parsed) Check(_ context.Context, now time.Time) error {
 	return p.check
 }
 
-func (p parsed) Simulate(context.Context) (uint64, error) {
+func (p parsed) Simulate(_ context.Context, promised payment.Promised) (scheme.Outlook, error) {
 	p.asked = append(p.asked, "chain")
-	return 41, p.simulate
+	p.promised = append(p.promised, promised)
+	return scheme.Outlook{AtLeast: 41, Spare: x402.NewUint256(7)}, p.simulate
 }
 
 // record is a record with at most one payment.
@@ -65,17 +69,32 @@ type record struct {
 	p   *payment.Payment
 	err error
 	pay *pay
+	// promised to others, of marks that were ever promised.
+	promised payment.Promised
+	mark     *big.Int
+	mode     payment.ExposureMode
+	// crowded is how many reservations come too late.
+	crowded int
+	guards  []*payment.Guard
+	lasts   time.Duration
 }
 
-func (r *record) PaymentByKey(context.Context, payment.Key) (payment.Payment, error) {
-	r.pay.asked = append(r.pay.asked, "record")
-	switch {
-	case r.err != nil:
-		return payment.Payment{}, r.err
-	case r.p == nil:
-		return payment.Payment{}, payment.ErrNotFound
+func (r *record) Exposure(_ context.Context, _ payment.Terms, mode payment.ExposureMode) (payment.Exposure, error) {
+	r.pay.asked, r.mode = append(r.pay.asked, "record"), mode
+	if r.err != nil {
+		return payment.Exposure{}, r.err
 	}
-	return *r.p, nil
+	return payment.Exposure{Known: r.p, Promised: r.promised, Mark: r.mark}, nil
+}
+
+func (r *record) Reserve(_ context.Context, _ payment.Terms, g *payment.Guard, lasts time.Duration) error {
+	r.pay.asked = append(r.pay.asked, "reserve")
+	r.guards, r.lasts = append(r.guards, g), lasts
+	if r.crowded > 0 {
+		r.crowded--
+		return payment.ErrCrowded
+	}
+	return nil
 }
 
 type bench struct {
@@ -85,8 +104,8 @@ type bench struct {
 	ready  error
 }
 
-func newBench() *bench {
-	b := &bench{pay: &pay{terms: payment.Terms{Asset: usdc}}}
+func newBench(modes ...payment.ExposureMode) *bench {
+	b := &bench{pay: &pay{terms: payment.Terms{Asset: usdc, Amount: x402.NewUint256(10000)}}}
 	b.record = &record{pay: b.pay}
 	ready := func() error {
 		b.pay.asked = append(b.pay.asked, "ready")
@@ -94,7 +113,7 @@ func newBench() *bench {
 	}
 	schemes := map[x402.SchemeName]scheme.Scheme{x402.SchemeExact: b.pay}
 	b.Verifier = verify.New(map[x402.Network]verify.Network{
-		base:    {Schemes: schemes, Assets: []chain.Address{usdc}, Ready: ready},
+		base:    {Schemes: schemes, Exposure: append(modes, payment.ExposureInFlight)[0], Assets: []chain.Address{usdc}, Ready: ready},
 		sepolia: {Schemes: schemes, AnyAsset: true, Ready: ready},
 	}, b.record, func() time.Time { return now })
 	return b
@@ -234,6 +253,93 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 	}
 }
 
+// TestModesDecideWhatIsAskedAndWritten: one look at the record and one at the
+// chain in every mode, and a write in reserve alone.
+func TestModesDecideWhatIsAskedAndWritten(t *testing.T) {
+	t.Parallel()
+	some := payment.Promised{Amount: x402.NewUint256(3000), Payments: 2}
+	for mode, asked := range map[payment.ExposureMode][]string{
+		payment.ExposureOff:      {"check", "record", "ready", "chain"},
+		payment.ExposureInFlight: {"check", "record", "ready", "chain"},
+		payment.ExposureReserve:  {"check", "record", "ready", "chain", "reserve"},
+	} {
+		b := newBench(mode)
+		b.record.promised, b.record.mark = some, big.NewInt(9000)
+		if _, err := b.Verify(t.Context(), request(base, x402.SchemeExact)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(asked, b.pay.asked); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", mode, diff)
+		}
+		if b.record.mode != mode || !cmp.Equal(b.pay.promised, []payment.Promised{some}) {
+			t.Errorf("the record was asked for mode %s, the chain about %+v", b.record.mode, b.pay.promised)
+		}
+		// Spare is 7.
+		if g := b.record.guards; mode == payment.ExposureReserve && (len(g) != 1 || g[0].Most.Int64() != 9007) {
+			t.Errorf("guards %+v", g)
+		}
+	}
+}
+
+func TestNothingIsReservedThatIsNotGood(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]func(b *bench){
+		"refused by the chain": func(b *bench) { b.pay.simulate = x402.Reject(x402.ReasonExactInsufficientBalance, "") },
+		"not judged":           func(b *bench) { b.pay.simulate = chain.ErrUnavailable },
+		"known":                func(b *bench) { b.record.p = &payment.Payment{State: payment.StateQueued} },
+		"for nothing":          func(b *bench) { b.pay.terms.Amount = x402.Uint256{} },
+	} {
+		b := newBench(payment.ExposureReserve)
+		set(b)
+		_, _ = b.Verify(t.Context(), request(base, x402.SchemeExact))
+		if len(b.record.guards) != 0 {
+			t.Errorf("%s: reserved", name)
+		}
+	}
+}
+
+// TestAReservationThatComesTooLateIsJudgedAgain, but not for ever.
+func TestAReservationThatComesTooLateIsJudgedAgain(t *testing.T) {
+	t.Parallel()
+	b := newBench(payment.ExposureReserve)
+	b.record.crowded = 2
+	if _, err := b.Verify(t.Context(), request(base, x402.SchemeExact)); err != nil || len(b.record.guards) != 3 || len(b.pay.promised) != 3 {
+		t.Errorf("%v after %d reservations and %d looks at the chain", err, len(b.record.guards), len(b.pay.promised))
+	}
+	b.record.crowded = math.MaxInt
+	if _, err := b.Verify(t.Context(), request(base, x402.SchemeExact)); !errors.Is(err, payment.ErrNotSent) {
+		t.Errorf("in a crowd that does not end: %v", err)
+	}
+}
+
+func TestAReservationLastsAsLongAsThePaymentMayBeSettled(t *testing.T) {
+	t.Parallel()
+	unix := uint64(now.Unix())
+	const years = 10 * 365 * 24 * time.Hour
+	for name, c := range map[string]struct {
+		timeout     int64
+		validBefore x402.Uint256
+		want        time.Duration
+	}{
+		"the timeout ends first":         {60, x402.NewUint256(unix + 300), time.Minute},
+		"the authorization ends first":   {600, x402.NewUint256(unix + 300), 5 * time.Minute},
+		"no timeout":                     {0, x402.NewUint256(unix + 300), 5 * time.Minute},
+		"no end":                         {60, x402.Uint256{0: 1}, time.Minute},
+		"neither":                        {0, x402.Uint256{0: 1}, years},
+		"an end that no clock can tell":  {0, x402.NewUint256(math.MaxUint64), years},
+		"it ended between two checks":    {60, x402.NewUint256(unix - 1), 0},
+		"as much as requirements can do": {10 * 365 * 24 * 3600, x402.Uint256{0: 1}, years},
+	} {
+		b := newBench(payment.ExposureReserve)
+		b.pay.terms.ValidBefore = c.validBefore
+		req := request(base, x402.SchemeExact)
+		req.Requirements.MaxTimeoutSeconds = c.timeout
+		if _, err := b.Verify(t.Context(), req); err != nil || b.record.lasts != c.want {
+			t.Errorf("%s: reserved for %v, want %v; %v", name, b.record.lasts, c.want, err)
+		}
+	}
+}
+
 func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 	t.Parallel()
 	b := newBench()
@@ -241,7 +347,7 @@ func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if atLeast, err := b.Judge(t.Context(), p); err != nil || atLeast != 41 || !cmp.Equal(b.pay.asked, []string{"check", "ready", "chain"}) {
+	if atLeast, guard, err := b.Judge(t.Context(), p, new(payment.Exposure)); err != nil || atLeast != 41 || guard != nil || !cmp.Equal(b.pay.asked, []string{"check", "ready", "chain"}) {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 	b.pay.asked = nil
@@ -249,7 +355,7 @@ func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 	b.pay.asked, b.pay.check = nil, x402.Reject(x402.ReasonExactSignature, "")
-	if _, err := b.Judge(t.Context(), p); !errors.Is(err, b.pay.check) || len(b.pay.asked) != 1 {
+	if _, _, err := b.Judge(t.Context(), p, new(payment.Exposure)); !errors.Is(err, b.pay.check) || len(b.pay.asked) != 1 {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 }

@@ -31,6 +31,9 @@ type Requirements struct {
 	Amount Uint256
 	Asset  string
 	PayTo  string
+	// MaxTimeoutSeconds is how long the resource server has to serve and settle; 0
+	// where it does not say.
+	MaxTimeoutSeconds int64
 	// Extra is the scheme's own object; the zero Object where absent.
 	Extra Object
 }

@@ -9,6 +9,7 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/chain/evm"
+	"facilitator/internal/payment"
 	"facilitator/internal/scheme"
 	"facilitator/internal/x402"
 )
@@ -186,18 +187,26 @@ func (p *exactPayment) checkAuthorization(now time.Time) error {
 // Simulate runs the very call that would be sent (check 11), in one round trip
 // with those of other payments, and asks why if it fails. What runs in one
 // eth_call with others is asked about by itself before it is called failing.
-func (p *exactPayment) Simulate(ctx context.Context) (atLeast uint64, _ error) {
+func (p *exactPayment) Simulate(ctx context.Context, promised payment.Promised) (scheme.Outlook, error) {
 	s, call := p.scheme, p.call()
-	seen, err := s.simulator.Simulate(ctx, evm.Simulation{
+	tried := evm.Simulation{
 		Message: evm.Message{From: s.Sender, To: call.To, Data: call.Data, Gas: s.MaxGas},
 		Payer:   p.auth.From, Payee: p.payTo,
 		Sharable: p.recovered && slices.Contains(s.Known, p.asset) && !s.coded.has(p.auth.From),
-	})
-	if err != nil || seen.OK {
-		return seen.AtLeast, err
 	}
-	return seen.AtLeast, s.diagnose(ctx, question{
-		auth: p.auth, asset: p.asset, call: call, name: p.name, version: p.version,
-		digest: p.digest, signature: p.signature.Inner, recovered: p.recovered,
-	})
+	if !promised.IsZero() {
+		tried.BalanceOf = p.asset
+	}
+	seen, err := s.simulator.Simulate(ctx, tried)
+	outlook := scheme.Outlook{AtLeast: seen.AtLeast}
+	if err == nil && !seen.OK {
+		err = s.diagnose(ctx, question{
+			auth: p.auth, asset: p.asset, call: call, name: p.name, version: p.version,
+			digest: p.digest, signature: p.signature.Inner, recovered: p.recovered,
+		})
+	}
+	if err == nil && !promised.IsZero() {
+		outlook.Spare, err = p.spare(ctx, seen, promised)
+	}
+	return outlook, err
 }
