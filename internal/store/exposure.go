@@ -16,33 +16,32 @@ import (
 
 const (
 	// Of each payer all is summed up once, however many payments of it are looked
-	// at, and the payment itself is taken off. All numbers are of one moment.
+	// at, and the payment itself is taken off. It is found by its own index: to look
+	// for it among all of its payer would take long. All numbers are of one moment.
 	sqlExposure = `
 WITH k AS MATERIALIZED (
 	SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::boolean[])
 		WITH ORDINALITY AS k(network, contract, payer, nonce, asset, reserve, place)
 ), s AS MATERIALIZED (
-	SELECT w.*, coalesce(y.promised, 0) AS mark, o.amount AS open, o.payments, r.amount AS reserved, r.reservations, x.nonces, x.amounts
+	SELECT w.*, coalesce(y.promised, 0) AS mark, o.amount AS open, o.payments, r.amount AS reserved, r.reservations, o.nonces, o.amounts
 	FROM (SELECT DISTINCT network, asset, payer, reserve FROM k) w
 	LEFT JOIN payers y ON y.payer = w.payer AND y.asset = w.asset AND y.network = w.network
 	CROSS JOIN LATERAL (
-		SELECT coalesce(sum(p.amount), 0) AS amount, count(*) AS payments FROM payments p
+		SELECT coalesce(sum(p.amount), 0) AS amount, count(*) AS payments,
+			(array_agg(p.authorization_nonce) FILTER (WHERE p.state <> 'queued' AND p.contract = w.asset))[1:64] AS nonces,
+			(array_agg(p.amount::text) FILTER (WHERE p.state <> 'queued' AND p.contract = w.asset))[1:64] AS amounts
+		FROM payments p
 		WHERE p.payer = w.payer AND p.asset = w.asset AND p.network = w.network AND p.state IN ('queued', 'signed', 'broadcast')) o
 	CROSS JOIN LATERAL (
 		SELECT coalesce(sum(v.amount), 0) AS amount, count(*) AS reservations FROM reservations v
 		WHERE w.reserve AND v.payer = w.payer AND v.asset = w.asset AND v.network = w.network AND v.until > now()) r
-	CROSS JOIN LATERAL (
-		SELECT array_agg(q.authorization_nonce) AS nonces, array_agg(q.amount::text) AS amounts FROM (
-			SELECT p.authorization_nonce, p.amount FROM payments p
-			WHERE p.payer = w.payer AND p.asset = w.asset AND p.network = w.network AND p.state IN ('signed', 'broadcast') AND p.contract = w.asset
-			LIMIT 64) q) x
 )
-SELECT k.place, s.mark::text, (s.open - coalesce(p.amount, 0) + s.reserved - coalesce(v.amount, 0))::text,
-	s.payments - (p.id IS NOT NULL)::int, s.reservations - (v.payer IS NOT NULL)::int, s.nonces, s.amounts
+SELECT k.place, s.mark::text, (s.open - CASE WHEN own.counts THEN p.amount ELSE 0 END + s.reserved - coalesce(v.amount, 0))::text,
+	s.payments - own.counts::int, s.reservations - (v.payer IS NOT NULL)::int, s.nonces, s.amounts
 FROM k
 JOIN s ON s.payer = k.payer AND s.asset = k.asset AND s.network = k.network AND s.reserve = k.reserve
 LEFT JOIN payments p ON p.payer = k.payer AND p.authorization_nonce = k.nonce AND p.network = k.network AND p.contract = k.contract
-	AND p.asset = k.asset AND p.state IN ('queued', 'signed', 'broadcast')
+CROSS JOIN LATERAL (SELECT coalesce(p.asset = k.asset AND p.state IN ('queued', 'signed', 'broadcast'), false) AS counts) own
 LEFT JOIN reservations v ON k.reserve AND v.payer = k.payer AND v.network = k.network AND v.contract = k.contract AND v.authorization_nonce = k.nonce
 	AND v.asset = k.asset AND v.until > now()`
 )
