@@ -169,7 +169,7 @@ func TestAllowanceOverdraft(t *testing.T) {
 				open = append(open, again)
 				told.Go(func() {
 					a := <-answer
-					if a.err == nil && a.reply.str("errorReason") == whyExposed {
+					if a.err == nil && a.str("errorReason") == whyExposed {
 						done <- a
 						close(again)
 						return
@@ -181,7 +181,7 @@ func TestAllowanceOverdraft(t *testing.T) {
 				a := <-done
 				refused++
 				wantExposed(t, a.reply)
-				if says := a.reply.str("errorMessage"); !strings.Contains(says, "the payer has 30005, of which 30000 are promised to 3 payments under way; the payment takes 10000") {
+				if says := a.str("errorMessage"); !strings.Contains(says, "the payer has 30005, of which 30000 are promised to 3 payments under way; the payment takes 10000") {
 					t.Errorf("it is told %q", says)
 				}
 			}
@@ -197,7 +197,7 @@ func TestAllowanceOverdraft(t *testing.T) {
 			case !open:
 			case a.err != nil:
 				t.Error(a.err)
-			case a.reply.is("success"):
+			case a.is("success"):
 				won++
 			default:
 				lost++
