@@ -28,15 +28,15 @@ type Promised struct {
 	Amount x402.Uint256
 	// Payments that are claimed, and Reserved ones that are only verified.
 	Payments, Reserved int
-	// Sent are some of the payments whose authorization may be used on chain
-	// already, which the record does not know yet: if it is, the balance has lost
-	// the amount, and it must not be taken off twice. The contract of each is the
-	// token.
-	Sent []SentPayment
+	// Some of them, those first that were sent. The authorization of any may be used
+	// on chain before the record knows, or since it was read: then the balance has
+	// lost the amount, and it must not be taken off twice. It is the token that
+	// consumes these.
+	Some []Promise
 }
 
-// SentPayment is one that a transaction carries.
-type SentPayment struct {
+// Promise is what one payment was promised.
+type Promise struct {
 	Nonce  chain.Hash // the authorization nonce
 	Amount x402.Uint256
 }

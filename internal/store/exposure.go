@@ -23,21 +23,22 @@ WITH k AS MATERIALIZED (
 	SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::boolean[])
 		WITH ORDINALITY AS k(network, contract, payer, nonce, asset, reserve, place)
 ), s AS MATERIALIZED (
-	SELECT w.*, coalesce(y.promised, 0) AS mark, o.amount AS open, o.payments, r.amount AS reserved, r.reservations, o.nonces, o.amounts
+	SELECT w.*, coalesce(y.promised, 0) AS mark, o.amount AS open, o.payments, r.amount AS reserved, r.reservations, (o.some || r.some)[1:64] AS some
 	FROM (SELECT DISTINCT network, asset, payer, reserve FROM k) w
 	LEFT JOIN payers y ON y.payer = w.payer AND y.asset = w.asset AND y.network = w.network
 	CROSS JOIN LATERAL (
 		SELECT coalesce(sum(p.amount), 0) AS amount, count(*) AS payments,
-			(array_agg(p.authorization_nonce) FILTER (WHERE p.state <> 'queued' AND p.contract = w.asset))[1:64] AS nonces,
-			(array_agg(p.amount::text) FILTER (WHERE p.state <> 'queued' AND p.contract = w.asset))[1:64] AS amounts
+			(array_agg(p.authorization_nonce || convert_to(p.amount::text, 'UTF8') ORDER BY p.state = 'queued') FILTER (WHERE p.contract = w.asset))[1:64] AS some
 		FROM payments p
 		WHERE p.payer = w.payer AND p.asset = w.asset AND p.network = w.network AND p.state IN ('queued', 'signed', 'broadcast')) o
 	CROSS JOIN LATERAL (
-		SELECT coalesce(sum(v.amount), 0) AS amount, count(*) AS reservations FROM reservations v
+		SELECT coalesce(sum(v.amount), 0) AS amount, count(*) AS reservations,
+			(array_agg(v.authorization_nonce || convert_to(v.amount::text, 'UTF8')) FILTER (WHERE v.contract = w.asset))[1:64] AS some
+		FROM reservations v
 		WHERE w.reserve AND v.payer = w.payer AND v.asset = w.asset AND v.network = w.network AND v.until > now()) r
 )
 SELECT k.place, s.mark::text, (s.open - CASE WHEN own.counts THEN p.amount ELSE 0 END + s.reserved - coalesce(v.amount, 0))::text,
-	s.payments - own.counts::int, s.reservations - (v.payer IS NOT NULL)::int, s.nonces, s.amounts
+	s.payments - own.counts::int, s.reservations - (v.payer IS NOT NULL)::int, s.some
 FROM k
 JOIN s ON s.payer = k.payer AND s.asset = k.asset AND s.network = k.network AND s.reserve = k.reserve
 LEFT JOIN payments p ON p.payer = k.payer AND p.authorization_nonce = k.nonce AND p.network = k.network AND p.contract = k.contract
@@ -102,9 +103,8 @@ func (s *Store) lookTogether(ctx context.Context, ls []look) []coalesce.Result[p
 		var place int
 		var mark, amount string
 		var p payment.Promised
-		var nonces [][]byte
-		var amounts []string
-		_, err := pgx.ForEachRow(rows, []any{&place, &mark, &amount, &p.Payments, &p.Reserved, &nonces, &amounts}, func() (err error) {
+		var some [][]byte
+		_, err := pgx.ForEachRow(rows, []any{&place, &mark, &amount, &p.Payments, &p.Reserved, &some}, func() (err error) {
 			e := &results[place-1].Value
 			e.Promised, e.Mark = p, new(big.Int)
 			sum := new(big.Int)
@@ -115,7 +115,7 @@ func (s *Store) lookTogether(ctx context.Context, ls []look) []coalesce.Result[p
 				return fmt.Errorf("store: promised %q", mark)
 			}
 			e.Promised.Amount = saturated(sum)
-			e.Promised.Sent, err = sent(nonces, amounts)
+			e.Promised.Some, err = promises(some)
 			return err
 		})
 		return err
@@ -143,14 +143,17 @@ func (s *Store) lookTogether(ctx context.Context, ls []look) []coalesce.Result[p
 	return results
 }
 
-func sent(nonces [][]byte, amounts []string) ([]payment.SentPayment, error) {
-	var list []payment.SentPayment
-	for i, nonce := range nonces {
-		amount, err := x402.ParseUint256(amounts[i])
-		if err != nil {
-			return nil, fmt.Errorf("store: amount %q: %w", amounts[i], err)
+// promises reads nonces with amounts behind them.
+func promises(texts [][]byte) ([]payment.Promise, error) {
+	var list []payment.Promise
+	for _, text := range texts {
+		var p payment.Promise
+		n := copy(p.Nonce[:], text)
+		var err error
+		if p.Amount, err = x402.ParseUint256(string(text[n:])); err != nil {
+			return nil, fmt.Errorf("store: amount %q: %w", text[n:], err)
 		}
-		list = append(list, payment.SentPayment{Nonce: chain.Hash(nonce), Amount: amount})
+		list = append(list, p)
 	}
 	return list, nil
 }

@@ -3,6 +3,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,21 +110,40 @@ const maxLooks = 16
 
 func (v *Verifier) verify(ctx context.Context, p scheme.Payment, timeout time.Duration) error {
 	seen, err := v.Look(ctx, p)
-	switch known := seen.Known; {
-	case err != nil:
+	if err == nil {
+		err = standing(seen.Known)
+	}
+	if err != nil {
 		return err
-	case known == nil:
-	case known.State != payment.StateFailed:
-		return x402.Reject(x402.ReasonDuplicateSettlement, "this authorization is already settled or being settled")
-	case known.Sent():
-		return x402.Reject(known.Reason, known.Message)
 	}
 	_, guard, err := v.simulate(ctx, p, &seen)
 	t := p.Terms()
+	if _, refused := x402.AsRejection(err); refused {
+		// It may have been claimed, and even settled, since the look: then the chain's
+		// refusal is about our own transaction.
+		if now, lookErr := v.Look(ctx, p); lookErr == nil {
+			err = cmp.Or(standing(now.Known), err)
+		}
+	}
 	if err != nil || v.networks[t.Key.Network].Exposure != payment.ExposureReserve || t.Amount.IsZero() {
 		return err
 	}
 	return v.record.Reserve(ctx, t, guard, reservedFor(t, timeout, v.now()))
+}
+
+// standing is why a payment that the record knows is not verified; nil where it
+// may be settled.
+func standing(known *payment.Payment) error {
+	switch {
+	case known == nil:
+		return nil
+	case known.State != payment.StateFailed:
+		return x402.Reject(x402.ReasonDuplicateSettlement, "this authorization is already settled or being settled")
+	case known.Sent():
+		return x402.Reject(known.Reason, known.Message)
+	default: // nothing of it ever left the service
+		return nil
+	}
 }
 
 // maxReserved keeps times within what clocks can tell.

@@ -37,6 +37,7 @@ type pay struct {
 	parse, check, simulate error
 	asked                  []string
 	promised               []payment.Promised
+	meanwhile              func() // it happens while the chain is asked
 	at                     time.Time
 }
 
@@ -61,6 +62,9 @@ func (p parsed) Check(_ context.Context, now time.Time) error {
 func (p parsed) Simulate(_ context.Context, promised payment.Promised) (scheme.Outlook, error) {
 	p.asked = append(p.asked, "chain")
 	p.promised = append(p.promised, promised)
+	if p.meanwhile != nil {
+		p.meanwhile()
+	}
 	return scheme.Outlook{AtLeast: 41, Spare: x402.NewUint256(7)}, p.simulate
 }
 
@@ -225,7 +229,19 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 		},
 		{"one that failed unsent may be tried again", func(b *bench) { b.record.p = known(payment.StateFailed, 0) }, []string{"check", "record", "ready", "chain"}, nil, nil},
 		{"nobody could settle it", func(b *bench) { b.ready = silent }, []string{"check", "record", "ready"}, nil, silent},
-		{"the chain refuses it", func(b *bench) { b.pay.simulate = refused }, []string{"check", "record", "ready", "chain"}, refused, nil},
+		{"the chain refuses it", func(b *bench) { b.pay.simulate = refused }, []string{"check", "record", "ready", "chain", "record"}, refused, nil},
+		{
+			"the chain refuses what was settled meanwhile", func(b *bench) {
+				b.pay.simulate, b.pay.meanwhile = refused, func() { b.record.p = known(payment.StateIncluded, 1) }
+			},
+			[]string{"check", "record", "ready", "chain", "record"}, &taken, nil,
+		},
+		{
+			"the chain refuses it and the record falls silent", func(b *bench) {
+				b.pay.simulate, b.pay.meanwhile = refused, func() { b.record.err = payment.ErrUnavailable }
+			},
+			[]string{"check", "record", "ready", "chain", "record"}, refused, nil,
+		},
 		{"the chain is silent", func(b *bench) { b.pay.simulate = chain.ErrUnavailable }, []string{"check", "record", "ready", "chain"}, nil, chain.ErrUnavailable},
 	} {
 		t.Run(c.name, func(t *testing.T) {

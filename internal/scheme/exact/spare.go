@@ -11,12 +11,12 @@ import (
 )
 
 // spare is what the payer has beyond the payment and what is promised to others,
-// or a rejection where it has less than both. What was mined and is not recorded
-// yet is in both the balance and the promises: before anybody is refused, the
-// chain is asked which it is, in one more round trip.
+// or a rejection where it has less than both. What was mined and was not recorded
+// when the record was read has left the balance and is still promised: before
+// anybody is refused, the chain is asked what is, in one more round trip.
 func (p *exactPayment) spare(ctx context.Context, seen evm.Simulated, promised payment.Promised) (x402.Uint256, error) {
 	spare, err := p.beyond(seen.Balance, seen.Counted, promised)
-	if _, refused := x402.AsRejection(err); !refused || len(promised.Sent) == 0 {
+	if _, refused := x402.AsRejection(err); !refused || len(promised.Some) == 0 {
 		return spare, err
 	}
 	// All of it from the state of one block: balance and promises fit together.
@@ -24,7 +24,7 @@ func (p *exactPayment) spare(ctx context.Context, seen evm.Simulated, promised p
 		return evm.Message{From: p.scheme.Sender, To: p.asset, Data: data, Gas: p.scheme.MaxGas, Block: seen.AtLeast}
 	}
 	views := []evm.Message{view(evm.BalanceOfData(p.auth.From))}
-	for _, o := range promised.Sent {
+	for _, o := range promised.Some {
 		views = append(views, view(evm.AuthorizationStateData(p.auth.From, o.Nonce)))
 	}
 	results, _, err := p.scheme.client.CallsAndCode(ctx, p.auth.From, views...)
@@ -37,8 +37,12 @@ func (p *exactPayment) spare(ctx context.Context, seen evm.Simulated, promised p
 			return spare, r.Err
 		}
 		if used, ok := evm.DecodeBool(r.Data); i > 0 && ok && used {
-			rest.Sub(rest, promised.Sent[i-1].Amount.Big())
-			promised.Payments--
+			rest.Sub(rest, promised.Some[i-1].Amount.Big())
+			if promised.Payments > 0 {
+				promised.Payments--
+			} else {
+				promised.Reserved--
+			}
 		}
 	}
 	promised.Amount = x402.Uint256{}
