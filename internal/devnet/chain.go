@@ -1,6 +1,7 @@
 package devnet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,9 @@ type ChainConfig struct {
 	// ForkURL is a node of the network to fork at its latest block. The token
 	// and Multicall3 are then the network's own.
 	ForkURL string
+	// KeepStates is of how many of the latest blocks the node keeps the state,
+	// each of them a whole copy in memory. Zero stands for 256.
+	KeepStates int
 	// Args are further arguments for anvil, such as "--enable-tx-gas-limit".
 	// What a prepared state says of blocks, as their gas limit and base fee,
 	// wins over arguments; see SetBlockGasLimit.
@@ -90,7 +94,8 @@ func startChain(ctx context.Context, cfg ChainConfig) (*Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"--port", strconv.Itoa(cfg.Port)}
+	// Without a bound to the states it fills its disk.
+	args := []string{"--port", strconv.Itoa(cfg.Port), "--prune-history", strconv.Itoa(cmp.Or(cfg.KeepStates, 256))}
 	if cfg.BlockTime > 0 {
 		args = append(args, "--block-time", strconv.FormatFloat(cfg.BlockTime.Seconds(), 'f', -1, 64))
 	}
@@ -140,7 +145,7 @@ func (c *Chain) connect(ctx context.Context, node string, forking bool, args []s
 	c.process, err = start(ctx, program{
 		path: node, dir: c.scratch.dir, death: syscall.SIGKILL,
 		ready: listening, quiet: forking,
-		args: append([]string{"--host", "127.0.0.1", "--prune-history", "256", "--no-request-size-limit"}, args...),
+		args: append([]string{"--host", "127.0.0.1", "--no-request-size-limit"}, args...),
 		// It keeps caches at home, and reads its owner's configuration there.
 		env: append(os.Environ(), "HOME="+c.scratch.dir, "XDG_CACHE_HOME="+c.scratch.dir,
 			"XDG_CONFIG_HOME="+c.scratch.dir, "NO_COLOR=1"),
