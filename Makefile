@@ -15,7 +15,7 @@ NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz bench bench/settle tidy clean
+.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz bench bench/settle bench/verify tidy clean
 
 help: ## Show this list
 	@echo 'Needs Go >= 1.26 and Node >= 20 with npm.'
@@ -67,9 +67,16 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s)
 bench: ## Run the benchmarks of the Go packages
 	go test -run='^$$' -bench=. -benchmem ./...
 
-bench/settle: tools build ## Measure the whole service (15 min), and write docs/benchmarks.md; flags: BENCH=...
-	go build -o bin/bench-settle ./test/bench
-	@bin/bench-settle -service bin/facilitator -commit '$(VERSION)' -docs docs/benchmarks.md $(BENCH)
+bench/settle: tools build ## Measure /settle (15 min), and write docs/benchmarks.md; flags: BENCH=...
+	$(RUN_BENCH)
+
+bench/verify: tools build ## Measure /verify (15 min), and write docs/benchmarks.md; flags: BENCH=...
+	$(RUN_BENCH)
+
+define RUN_BENCH
+go build -o bin/bench ./test/bench
+@bin/bench -suite $(@F) -service bin/facilitator -commit '$(VERSION)' -docs docs/benchmarks.md $(BENCH)
+endef
 
 tidy: ## Bring go.mod and go.sum up to date
 	go mod tidy

@@ -103,21 +103,28 @@ func TestDocumentHasAPlaceForEveryTable(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := report{machine: "Measured on a machine."}
-	for _, name := range []string{"load", "cost", "idle", "queue", "replicas", "peer"} {
-		r.add(name, name, []string{"figure", "value"}, name, "1")
-	}
-	for range 2 { // the second time over the first's
-		if err := r.update(file); err != nil {
-			t.Fatal(err)
+	const machine = "Measured on a machine."
+	var r report
+	for suite, names := range map[string][]string{
+		"settle": {"load", "cost", "idle", "queue", "replicas", "peer"},
+		"verify": {"load", "cost", "lone", "peer", "refused", "memory"},
+	} {
+		r = report{suite: suite, machine: machine}
+		for _, name := range names {
+			r.add(name, name, []string{"figure", "value"}, name, "1")
+		}
+		for range 2 { // the second time over the first's
+			if err := r.update(file); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	updated, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(updated), r.machine); n != 6 {
-		t.Errorf("%d tables were put into the document, want 6", n)
+	if n := strings.Count(string(updated), machine); n != 12 {
+		t.Errorf("%d tables were put into the document, want 12", n)
 	}
 	if strip(string(updated)) != strip(string(text)) {
 		t.Error("something beside the tables was changed")

@@ -70,6 +70,7 @@ type caller struct {
 	home    int // which address it calls
 	conn    net.Conn
 	replies *bufio.Reader
+	body    []byte // of the last answer to send
 }
 
 // newFleet connects n callers to the addresses in turn.
@@ -111,24 +112,32 @@ func (f *fleet) close() {
 func (f *fleet) settle(ctx context.Context, sales []sale) []answer {
 	answers := make([]answer, len(sales))
 	start := time.Now()
+	f.each(ctx, len(sales), func(c *caller, i int) {
+		answers[i] = c.settle(ctx, sales[i], start)
+		if f.answered != nil {
+			f.answered()
+		}
+	})
+	return answers
+}
+
+// each has the callers do n things, each the next one when it is done, until ctx
+// ends.
+func (f *fleet) each(ctx context.Context, n int, do func(c *caller, i int)) {
 	var next atomic.Int64
 	var callers sync.WaitGroup
 	for _, c := range f.callers {
 		callers.Go(func() {
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
-				if i >= len(sales) {
+				if i >= n {
 					return
 				}
-				answers[i] = c.settle(ctx, sales[i], start)
-				if f.answered != nil {
-					f.answered()
-				}
+				do(c, i)
 			}
 		})
 	}
 	callers.Wait()
-	return answers
 }
 
 // settle calls as an official resource server does: once more after

@@ -1,9 +1,10 @@
-// Command bench measures how the service settles: the built service as a
-// process of its own, with a Postgres that waits for its disk and a chain
+// Command bench measures how the service settles and verifies: the built service
+// as a process of its own, with a Postgres that waits for its disk and a chain
 // node, all on this machine. docs/benchmarks.md says what it measures and how.
 //
 // Its figures fail nothing. What fails it is a payment that was not settled,
-// settled twice, or answered otherwise than the chain has it.
+// settled twice, or answered otherwise than the chain has it, and a verdict that
+// is not the payment's.
 package main
 
 import (
@@ -44,6 +45,7 @@ type bench struct {
 	peerLimit     time.Duration
 	roundTrips    string // the service's metric of round trips to the node
 	commits       string // and of SQL commits
+	reads         string // and of SQL reads
 	openFiles     int    // how many this process may have
 	postgres      string // its version
 
@@ -54,6 +56,7 @@ type bench struct {
 
 // options are the flags.
 type options struct {
+	suite         string
 	scenarios     string
 	list, quick   bool
 	sizes         sizes
@@ -65,18 +68,25 @@ type options struct {
 type sizes struct {
 	payments, clients, lanes int
 	blockTime                time.Duration
+	nodeDelay                *time.Duration
 }
 
 func (o *options) parse(b *bench, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(b.progress)
+	flags.StringVar(&o.suite, "suite", "settle", "`NAME` of the scenarios to choose from: settle or verify")
 	flags.StringVar(&o.scenarios, "scenario", "", "`NAMES` of the scenarios to run, with commas between them (default: all)")
 	flags.BoolVar(&o.list, "list", false, "list the scenarios and exit")
-	flags.BoolVar(&o.quick, "quick", false, "a twentieth of the payments: to see that everything works, not how fast")
-	flags.IntVar(&o.sizes.payments, "payments", 0, "payments of a load, instead of the scenario's")
+	flags.BoolVar(&o.quick, "quick", false, "a twentieth of the payments, or less: to see that everything works, not how fast")
+	flags.IntVar(&o.sizes.payments, "payments", 0, "payments of a load, settled or verified, instead of the scenario's")
 	flags.IntVar(&o.sizes.clients, "clients", 0, "concurrent callers, instead of the scenario's")
 	flags.IntVar(&o.sizes.lanes, "lanes", 0, "relayer wallets, instead of the scenario's")
 	flags.DurationVar(&o.sizes.blockTime, "block-time", 0, "time between blocks, instead of the scenario's")
+	flags.Func("node-delay", "added to every answer of the node, instead of the scenario's own (suite verify): a `DURATION`, 0 for none", func(text string) error {
+		delay, err := time.ParseDuration(text)
+		o.sizes.nodeDelay = &delay
+		return err
+	})
 	flags.Uint64Var(&b.blockGas, "block-gas", 0, "gas limit of a block (default: 40 million for every 200 ms of block time, as on Base)")
 	flags.StringVar(&b.service, "service", "", "the service's `BINARY` (default: built from the working directory's module)")
 	flags.StringVar(&o.overlay, "config-overlay", "", "YAML `FILE` merged over the service's configuration")
@@ -84,6 +94,7 @@ func (o *options) parse(b *bench, args []string) error {
 	flags.StringVar(&o.commit, "commit", "", "what was measured, for the report")
 	flags.DurationVar(&b.peerLimit, "peer-limit", time.Minute, "longest that the peer may take for a load")
 	flags.StringVar(&b.roundTrips, "round-trips-metric", "facilitator_rpc_requests_total", "the service's counter of requests to its node; a counting proxy stands in where it has none")
+	flags.StringVar(&b.reads, "reads-metric", "facilitator_store_reads_total", "the service's counter of SQL round trips that only read (suite verify)")
 	flags.StringVar(&b.commits, "commits-metric", "facilitator_store_commits_total", "the service's counter of SQL commits, told beside Postgres's own where there is one")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -103,7 +114,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) int {
 		}
 		return 2
 	}
-	chosen, err := choose(o.scenarios)
+	chosen, err := choose(o.suite, o.scenarios)
 	if err != nil {
 		b.say("bench: %v", err)
 		return 2
@@ -156,6 +167,7 @@ func (b *bench) runAll(ctx context.Context, o options, chosen []scenario) (err e
 			return context.Cause(ctx)
 		}
 	}
+	b.report.suite = o.suite
 	b.report.machine = b.describe(ctx, o, begun)
 	if err := b.report.print(b.out); err != nil {
 		return err
@@ -210,7 +222,18 @@ type scenario struct {
 	run         func(ctx context.Context, b *bench, s scaled) error
 }
 
-func scenarios() []scenario {
+// suite is all scenarios of one kind; nil where there is no such kind.
+func suite(name string) []scenario {
+	switch name {
+	case "settle":
+		return settling()
+	case "verify":
+		return verifying()
+	}
+	return nil
+}
+
+func settling() []scenario {
 	second := time.Second
 	fast := baseBlockTime
 	load := func(name string, l load) scenario {
@@ -230,8 +253,11 @@ func scenarios() []scenario {
 	}
 }
 
-func choose(names string) ([]scenario, error) {
-	all := scenarios()
+func choose(kind, names string) ([]scenario, error) {
+	all := suite(kind)
+	if all == nil {
+		return nil, fmt.Errorf("no suite %q: settle or verify", kind)
+	}
 	if names == "" {
 		return all, nil
 	}
@@ -239,7 +265,7 @@ func choose(names string) ([]scenario, error) {
 	for name := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(all, func(s scenario) bool { return s.name == strings.TrimSpace(name) })
 		if i < 0 {
-			return nil, fmt.Errorf("no scenario %q: see -list", name)
+			return nil, fmt.Errorf("no scenario %q of %s: see -list", name, kind)
 		}
 		chosen = append(chosen, all[i])
 	}

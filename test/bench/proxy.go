@@ -10,13 +10,21 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
+// onTheWay is how many pieces of an answer a delayed connection holds before it
+// reads no further: far more than a node sends within the delay.
+const onTheWay = 1_024
+
 // proxy counts HTTP requests and the JSON-RPC calls in them on their way to a
-// node. It reads no more of them than their lengths.
+// node, and can stand for a node far away: what the node answers then arrives
+// that much later, however much of it is on its way. It reads no more of the
+// requests than their lengths.
 type proxy struct {
 	url      string
 	upstream string
+	delay    time.Duration
 	listener net.Listener
 	requests atomic.Int64
 	calls    atomic.Int64
@@ -26,7 +34,7 @@ type proxy struct {
 	all   sync.WaitGroup
 }
 
-func startProxy(ctx context.Context, nodeURL string) (*proxy, error) {
+func startProxy(ctx context.Context, nodeURL string, delay time.Duration) (*proxy, error) {
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -34,7 +42,7 @@ func startProxy(ctx context.Context, nodeURL string) (*proxy, error) {
 	}
 	p := &proxy{
 		url: "http://" + listener.Addr().String(), upstream: strings.TrimPrefix(nodeURL, "http://"),
-		listener: listener, conns: make(map[net.Conn]bool),
+		delay: delay, listener: listener, conns: make(map[net.Conn]bool),
 	}
 	p.all.Go(p.serve)
 	return p, nil
@@ -57,7 +65,7 @@ func (p *proxy) serve() {
 			p.drop(down, up)
 		})
 		p.all.Go(func() {
-			_, _ = io.Copy(down, up) // ends with either side
+			_ = late(down, up, p.delay) // ends with either side
 			p.drop(down, up)
 		})
 	}
@@ -97,6 +105,53 @@ func (p *proxy) close() {
 	p.conns = nil
 	p.mu.Unlock()
 	p.all.Wait()
+}
+
+// late copies what it reads, each piece so long after it came. Nothing waits
+// for anything but its own time: a piece does not keep the next from being read.
+func late(to io.Writer, from io.Reader, delay time.Duration) error {
+	if delay == 0 {
+		_, err := io.Copy(to, from)
+		return err
+	}
+	type piece struct {
+		due  time.Time
+		data []byte
+	}
+	pieces := make(chan piece, onTheWay)
+	written := make(chan error, 1)
+	failed := make(chan struct{})
+	go func() {
+		for p := range pieces {
+			time.Sleep(time.Until(p.due))
+			if _, err := to.Write(p.data); err != nil {
+				close(failed)
+				written <- err
+				return
+			}
+		}
+		written <- nil
+	}()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		select {
+		case <-failed:
+			return <-written
+		default:
+		}
+		if n > 0 {
+			select {
+			case pieces <- piece{time.Now().Add(delay), bytes.Clone(buffer[:n])}:
+			case <-failed:
+				return <-written
+			}
+		}
+		if err != nil {
+			close(pieces)
+			return errors.Join(err, <-written)
+		}
+	}
 }
 
 // count copies requests and counts them.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/buildinfo"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 // report is the tables of a run, by name.
 type report struct {
+	suite   string // whose places in the document they have
 	machine string
 	tables  []*table
 }
@@ -80,11 +82,12 @@ func (r *report) update(file string) error {
 	}
 	document := string(text)
 	for _, t := range r.tables {
-		begin, end := "<!-- bench/settle "+t.name+": begin -->\n", "<!-- bench/settle "+t.name+": end -->"
+		place := "<!-- bench/" + r.suite + " " + t.name
+		begin, end := place+": begin -->\n", place+": end -->"
 		head, rest, found := strings.Cut(document, begin)
 		_, tail, closed := strings.Cut(rest, end)
 		if !found || !closed {
-			return fmt.Errorf("update the document: %s has no place for the table %s", file, t.name)
+			return fmt.Errorf("update the document: %s has no place for the table %s of %s", file, t.name, r.suite)
 		}
 		document = head + begin + "\n" + t.markdown() + "\n" + r.machine + "\n\n" + end + tail
 	}
@@ -103,7 +106,7 @@ func (b *bench) describe(ctx context.Context, o options, begun time.Time) string
 	}
 	parts = append(parts, strings.TrimSpace(runtime.GOOS+"/"+runtime.GOARCH+" "+system), runtime.Version())
 	parts = append(parts, b.versions(ctx)...)
-	parts = append(parts, "everything on this one machine")
+	parts = append(parts, cgo(b.service), "everything on this one machine")
 	if b.blockGas > 0 {
 		parts = append(parts, count(int(b.blockGas))+" gas in a block") //nolint:gosec // of a flag
 	}
@@ -135,6 +138,20 @@ func (b *bench) versions(ctx context.Context) []string {
 		list = append(list, "Node "+strings.TrimPrefix(strings.TrimSpace(string(output)), "v"))
 	}
 	return list
+}
+
+// cgo says whether the service calls C, which its signature checks gain from.
+func cgo(binary string) string {
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		return "a service that tells nothing of its build"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "CGO_ENABLED" && s.Value == "1" {
+			return "the service built with cgo"
+		}
+	}
+	return "the service built without cgo"
 }
 
 // What follows writes values for people.

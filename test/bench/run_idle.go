@@ -12,10 +12,7 @@ import (
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/core/types"
 
-	"facilitator/internal/chain"
-	"facilitator/internal/chain/evm"
 	"facilitator/internal/devnet"
-	"facilitator/internal/x402"
 )
 
 const (
@@ -132,21 +129,7 @@ func (s *site) idleCost(ctx context.Context, n, lanes int) (err error) {
 		return err
 	}
 	f.settle(ctx, sales[:10])
-	rest := func() (counters, time.Duration, error) {
-		before, err := d.read(ctx)
-		if err != nil {
-			return before, 0, err
-		}
-		begun := time.Now()
-		select {
-		case <-ctx.Done():
-			return before, 0, context.Cause(ctx)
-		case <-time.After(restTime):
-		}
-		after, err := d.read(ctx)
-		return after.since(before), time.Since(begun), err
-	}
-	resting, rested, err := rest()
+	resting, rested, err := d.rest(ctx, restTime)
 	if err != nil {
 		return err
 	}
@@ -179,6 +162,22 @@ func (s *site) idleCost(ctx context.Context, n, lanes int) (err error) {
 	return nil
 }
 
+// rest counts what the service does when nobody calls it.
+func (d *deployment) rest(ctx context.Context, during time.Duration) (counters, time.Duration, error) {
+	before, err := d.read(ctx)
+	if err != nil {
+		return before, 0, err
+	}
+	begun := time.Now()
+	select {
+	case <-ctx.Done():
+		return before, 0, context.Cause(ctx)
+	case <-time.After(during):
+	}
+	after, err := d.read(ctx)
+	return after.since(before), time.Since(begun), err
+}
+
 // hand sends payments to the node without the service.
 type hand struct {
 	site   *site
@@ -198,16 +197,11 @@ func (s *site) newHand(ctx context.Context) (*hand, error) {
 
 // sign makes the transaction of a sale.
 func (h *hand) sign(of sale) (*types.Transaction, hexutil.Bytes, error) {
-	t := of.terms
-	authorization := evm.Authorization{
-		From: chain.Address(of.payer), To: chain.Address(of.payee), Value: x402.NewUint256(of.amount),
-		ValidAfter: x402.NewUint256(t.ValidAfter), ValidBefore: x402.NewUint256(t.ValidBefore), Nonce: chain.Hash(of.nonce),
-	}
 	usdc := h.site.chain.USDC()
 	tx, err := types.SignNewTx(h.wallet.Private, h.signer, &types.DynamicFeeTx{
 		ChainID: new(big.Int).SetUint64(h.site.chain.ChainID()), Nonce: h.nonce,
 		GasTipCap: big.NewInt(1_000_000), GasFeeCap: big.NewInt(10_000_000_000), Gas: directGasLimit,
-		To: &usdc, Data: evm.TransferData(authorization, of.signature),
+		To: &usdc, Data: of.transfer(),
 	})
 	if err != nil {
 		return nil, nil, err

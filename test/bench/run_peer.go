@@ -75,32 +75,41 @@ func over(ours, peer measured) string {
 	return fmt.Sprintf("%.1f", ours.rate()/peer.rate())
 }
 
-// loadPeer runs the peer under the load, for a limited time. Managed, it keeps
-// count of its wallet nonces; as the example of its SDK has it, it asks the node.
-func (s *site) loadPeer(ctx context.Context, l load, managed bool) (m measured, err error) {
-	wallet := devnet.Keys(fmt.Sprintf("peer %t", managed), 1)
+// startPeer starts the peer with a wallet, on a node. Managed, it keeps count of
+// its wallet nonces; as the example of its SDK has it, it asks the node.
+func (s *site) startPeer(ctx context.Context, nodeURL string, wallet devnet.Key, managed bool) (*devnet.Command, error) {
 	manager := "off"
 	if managed {
 		manager = "on"
 	}
 	wei := new(big.Int).Exp(big.NewInt(10), big.NewInt(21), nil)
-	if err := s.chain.FundETH(ctx, wei, wallet[0].Address); err != nil {
-		return m, err
+	if err := s.chain.FundETH(ctx, wei, wallet.Address); err != nil {
+		return nil, err
 	}
-	starting, cancel := context.WithTimeout(ctx, readyPatience)
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
 	defer cancel()
 	// A look for a new block twice in a block's time, as viem has it by default
 	// where it knows that time: it takes Base to make a block every two seconds.
-	poll := max(l.blockTime/2, 50*time.Millisecond)
-	peer, err := devnet.StartCommand(starting, devnet.CommandConfig{
+	poll := max(s.blockTime/2, 50*time.Millisecond)
+	peer, err := devnet.StartCommand(ctx, devnet.CommandConfig{
 		Path: s.bench.node, Args: []string{filepath.Join(s.bench.tools, "peer", "facilitator.mjs")}, Ready: peerServes,
 		Env: []string{
-			"NODE_ENV=production", "RPC_URL=" + s.chain.URL(), "NETWORK=" + s.chain.Network(), "PRIVATE_KEY=" + wallet[0].Hex(),
+			"NODE_ENV=production", "RPC_URL=" + nodeURL, "NETWORK=" + s.chain.Network(), "PRIVATE_KEY=" + wallet.Hex(),
 			"NONCE_MANAGER=" + manager, fmt.Sprintf("POLLING_INTERVAL=%d", poll.Milliseconds()),
 		},
 	})
 	if err != nil {
-		return m, fmt.Errorf("start the peer: %w", err)
+		return nil, fmt.Errorf("start the peer: %w", err)
+	}
+	return peer, nil
+}
+
+// loadPeer runs the peer under the load, for a limited time.
+func (s *site) loadPeer(ctx context.Context, l load, managed bool) (m measured, err error) {
+	wallet := devnet.Keys(fmt.Sprintf("peer %t", managed), 1)
+	peer, err := s.startPeer(ctx, s.chain.URL(), wallet[0], managed)
+	if err != nil {
+		return m, err
 	}
 	defer func() { err = errors.Join(err, peer.Close()) }()
 	f, err := newFleet(ctx, l.clients, strings.TrimPrefix(peer.Ready(), peerServes))

@@ -11,7 +11,10 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
 
+	"facilitator/internal/chain"
+	"facilitator/internal/chain/evm"
 	"facilitator/internal/devnet"
+	"facilitator/internal/x402"
 )
 
 const (
@@ -38,7 +41,12 @@ type sale struct {
 // signSales signs n payments, of the site's payers to its payees in turn. No
 // two of a site are of the same amount.
 func (s *site) signSales(n int) ([]sale, error) {
-	sales := make([]sale, n)
+	return signAll(s, n, s.signSale)
+}
+
+// signAll signs n more of the site's payments, on all cores.
+func signAll[T any](s *site, n int, sign func(i int) (T, error)) ([]T, error) {
+	signed := make([]T, n)
 	first := s.signed
 	s.signed += n
 	errs := make([]error, n)
@@ -47,7 +55,7 @@ func (s *site) signSales(n int) ([]sale, error) {
 	for w := range workers {
 		signers.Go(func() {
 			for i := w; i < n; i += workers {
-				sales[i], errs[i] = s.signSale(first + i)
+				signed[i], errs[i] = sign(first + i)
 			}
 		})
 	}
@@ -57,16 +65,25 @@ func (s *site) signSales(n int) ([]sale, error) {
 			return nil, err
 		}
 	}
-	return sales, nil
+	return signed, nil
 }
 
-func (s *site) signSale(i int) (sale, error) {
+// terms of the site's i-th payment.
+func (s *site) terms(i int) (devnet.Sale, error) {
 	terms := devnet.Sale{
 		Payer: s.payers[i%len(s.payers)], PayTo: s.payees[i%len(s.payees)].Address,
 		Amount: smallest + uint64(i), //nolint:gosec // an index
 	}.ForNow(time.Now(), validity)
 	if _, err := rand.Read(terms.Nonce[:]); err != nil {
-		return sale{}, fmt.Errorf("nonce: %w", err)
+		return terms, fmt.Errorf("nonce: %w", err)
+	}
+	return terms, nil
+}
+
+func (s *site) signSale(i int) (sale, error) {
+	terms, err := s.terms(i)
+	if err != nil {
+		return sale{}, err
 	}
 	request, err := s.chain.Request(terms)
 	if err != nil {
@@ -76,15 +93,32 @@ func (s *site) signSale(i int) (sale, error) {
 	if err != nil {
 		return sale{}, err
 	}
-	body, err := json.Marshal(request)
+	text, err := postOf("/settle", request)
 	if err != nil {
-		return sale{}, fmt.Errorf("request: %w", err)
+		return sale{}, err
 	}
-	head := fmt.Sprintf("POST /settle HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", len(body))
 	return sale{
-		request: append([]byte(head), body...), payer: terms.Payer.Address, payee: terms.PayTo,
+		request: text, payer: terms.Payer.Address, payee: terms.PayTo,
 		amount: terms.Amount, nonce: terms.Nonce, signature: signature, terms: terms,
 	}, nil
+}
+
+// postOf is the whole HTTP request with a body of JSON.
+func postOf(path string, body any) ([]byte, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", path, len(text))
+	return append([]byte(head), text...), nil
+}
+
+// transfer is the call of the token that pays it.
+func (s *sale) transfer() []byte {
+	return evm.TransferData(evm.Authorization{
+		From: chain.Address(s.payer), To: chain.Address(s.payee), Value: x402.NewUint256(s.amount),
+		ValidAfter: x402.NewUint256(s.terms.ValidAfter), ValidBefore: x402.NewUint256(s.terms.ValidBefore), Nonce: chain.Hash(s.nonce),
+	}, s.signature)
 }
 
 // signatureIn finds the payer's signature in a request.

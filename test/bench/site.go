@@ -46,7 +46,14 @@ type site struct {
 }
 
 // newSite starts everything but the service, and funds n payers and as many payees.
-func (b *bench) newSite(ctx context.Context, blockTime time.Duration, n int) (_ *site, err error) {
+func (b *bench) newSite(ctx context.Context, blockTime time.Duration, n int) (*site, error) {
+	return b.startSite(ctx, devnet.ChainConfig{BlockTime: blockTime}, n)
+}
+
+// startSite is newSite with more to say of the chain.
+func (b *bench) startSite(ctx context.Context, cfg devnet.ChainConfig, n int) (_ *site, err error) {
+	blockTime := cfg.BlockTime
+	cfg.Tools, cfg.Network = b.tools, devnet.Base
 	s := &site{bench: b, blockTime: blockTime, payers: devnet.Keys(devnet.RolePayer, n), payees: devnet.Keys(devnet.RolePayee, n)}
 	defer func() { //nolint:contextcheck // closing works after ctx ended
 		if err != nil {
@@ -55,7 +62,7 @@ func (b *bench) newSite(ctx context.Context, blockTime time.Duration, n int) (_ 
 	}()
 	var start errgroup.Group
 	start.Go(func() (err error) {
-		s.chain, err = devnet.StartChain(ctx, devnet.ChainConfig{Tools: b.tools, Network: devnet.Base, BlockTime: blockTime})
+		s.chain, err = devnet.StartChain(ctx, cfg)
 		return err
 	})
 	start.Go(func() (err error) {
@@ -139,8 +146,10 @@ type replica struct {
 // deployConfig says how the service runs.
 type deployConfig struct {
 	lanes, replicas int
-	// counted puts a proxy that counts round trips before the node.
+	// counted puts a proxy that counts round trips before the node. What the
+	// node answers it then delays by so much.
 	counted bool
+	delay   time.Duration
 	// settings are merged over the benchmark's own.
 	settings map[string]any
 }
@@ -169,7 +178,7 @@ func (s *site) deploy(ctx context.Context, cfg deployConfig) (_ *deployment, err
 	location.Path = "/" + name
 	rpcURL := s.chain.URL()
 	if cfg.counted {
-		if d.proxy, err = startProxy(ctx, rpcURL); err != nil {
+		if d.proxy, err = startProxy(ctx, rpcURL, cfg.delay); err != nil {
 			return nil, err
 		}
 		rpcURL = d.proxy.url
@@ -255,16 +264,24 @@ func (b *bench) startReplica(ctx context.Context, configuration string) (*replic
 	if m := regexp.MustCompile(`"url":"http://([^"]+)","metrics_url":"([^"]*)"`).FindStringSubmatch(command.Ready()); m != nil {
 		r.address, r.metrics = m[1], m[2]
 	}
+	if err := r.awaitReady(ctx); err != nil {
+		return nil, errors.Join(err, command.Close())
+	}
+	return r, nil
+}
+
+// awaitReady returns when the service says that it is ready.
+func (r *replica) awaitReady(ctx context.Context) error {
 	for {
 		response, err := get(ctx, "http://"+r.address+"/readyz")
 		if err == nil && response.status == http.StatusOK {
-			return r, nil
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("the service is not ready: %s%w", response.body, ctx.Err()), command.Close())
-		case <-command.Done():
-			return nil, errors.Join(fmt.Errorf("the service ended: %s", command.Output()), command.Close())
+			return fmt.Errorf("the service is not ready: %s%w", response.body, ctx.Err())
+		case <-r.command.Done():
+			return fmt.Errorf("the service ended: %s", r.command.Output())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
