@@ -1,6 +1,7 @@
 package evm
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"facilitator/internal/chain"
@@ -183,9 +184,10 @@ func IsValidSignatureData(digest chain.Hash, signature []byte) []byte {
 }
 
 // IsValidSignatureResult says whether a wallet answered with the EIP-1271
-// magic value.
+// magic value: a whole word, as tokens ask for, whatever comes after it.
 func IsValidSignatureResult(b []byte) bool {
-	return len(b) >= 4 && binary.BigEndian.Uint32(b) == selIsValidSignature
+	const rest = 28
+	return len(b) >= 32 && binary.BigEndian.Uint32(b) == selIsValidSignature && bytes.Equal(b[4:32], make([]byte, rest))
 }
 
 // NameData asks for a token's name.

@@ -231,7 +231,9 @@ func TestOnlyTheMagicValueAcceptsASignature(t *testing.T) {
 		want   bool
 	}{
 		"padded":          {common.RightPadBytes(magic, 32), true},
-		"bare":            {magic, true},
+		"and more":        {append(common.RightPadBytes(magic, 32), 1), true},
+		"bare":            {magic, false},
+		"not alone":       {append(magic[:4:4], bytes.Repeat([]byte{1}, 28)...), false},
 		"nothing":         {nil, false},
 		"cut":             {magic[:3], false},
 		"true":            {common.LeftPadBytes([]byte{1}, 32), false},
