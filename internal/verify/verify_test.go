@@ -234,13 +234,15 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 			"the chain refuses what was settled meanwhile", func(b *bench) {
 				b.pay.simulate, b.pay.meanwhile = refused, func() { b.record.p = known(payment.StateIncluded, 1) }
 			},
-			[]string{"check", "record", "ready", "chain", "record"}, &taken, nil,
+			[]string{"check", "record", "ready", "chain", "record"},
+			&taken, nil,
 		},
 		{
 			"the chain refuses it and the record falls silent", func(b *bench) {
 				b.pay.simulate, b.pay.meanwhile = refused, func() { b.record.err = payment.ErrUnavailable }
 			},
-			[]string{"check", "record", "ready", "chain", "record"}, refused, nil,
+			[]string{"check", "record", "ready", "chain", "record"},
+			refused, nil,
 		},
 		{"the chain is silent", func(b *bench) { b.pay.simulate = chain.ErrUnavailable }, []string{"check", "record", "ready", "chain"}, nil, chain.ErrUnavailable},
 	} {

@@ -23,7 +23,7 @@ import (
 // TestReplicasAreKilled settles through three replicas on one record while they
 // are killed at random moments and at every named crash point (I9). The long form
 // does so several times: the node keeps all it ever mined in memory.
-func TestReplicasAreKilled(t *testing.T) {
+func TestReplicasAreKilled(t *testing.T) { //nolint:tparallel // its rounds run one after the other
 	t.Parallel()
 	begin(t)
 	rounds := size(t, "CRASH_ROUNDS", 1, 5)

@@ -136,7 +136,7 @@ func (l *load) caller(n int) {
 		l.ended.Add(1)
 		pause := time.Duration(0)
 		switch {
-		case int64(i) >= l.target: // there are enough: just keep what makes trouble busy
+		case i >= l.target: // there are enough: just keep what makes trouble busy
 			pause = between(d, 100*time.Millisecond, time.Second)
 		case d.IntN(20) == 0:
 			pause = between(d, 0, 50*time.Millisecond)

@@ -105,7 +105,7 @@ func (c *courteous) CloseIdleConnections() {
 // retryAfter reads the header in both of its forms; 0 without one.
 func retryAfter(text string, now time.Time) time.Duration {
 	if seconds, err := strconv.ParseUint(text, 10, 16); err == nil {
-		return time.Duration(seconds) * time.Second //nolint:gosec // G115: 16 bits
+		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(text); err == nil {
 		return max(0, at.Sub(now))
