@@ -90,8 +90,8 @@ const (
 SELECT p.id::text, p.network, p.contract, p.payer, p.authorization_nonce, p.asset, p.pay_to, p.amount::text, p.state, p.claimed_at_block,
 	coalesce(p.transaction_id, 0), p.tx_hash, coalesce(p.block_number, 0), p.block_hash,
 	coalesce(p.evidence->>'kind', ''), coalesce(p.evidence->>'transaction', ''),
-	EXISTS (SELECT FROM outbox o WHERE o.payment_id = p.id AND (o.type = 'payment.reversed'
-		OR o.type = 'payment.reorged' AND p.state = 'failed' AND NOT to_jsonb(p) ? 'reorged'))
+	coalesce(p.id IN (SELECT payment_id FROM outbox WHERE type = 'payment.reversed')
+		OR p.state = 'failed' AND NOT to_jsonb(p) ? 'reorged' AND p.id IN (SELECT payment_id FROM outbox WHERE type = 'payment.reorged'), false)
 FROM payments p ORDER BY p.created_at, p.id`
 	sqlTransactions = `
 SELECT id, lane_id, wallet_nonce, state, coalesce(block_number, 0), block_hash FROM transactions ORDER BY lane_id, wallet_nonce, id`
