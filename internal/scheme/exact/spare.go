@@ -19,38 +19,55 @@ func (p *exactPayment) spare(ctx context.Context, seen evm.Simulated, promised p
 	if _, refused := x402.AsRejection(err); !refused || len(promised.Some) == 0 {
 		return spare, err
 	}
-	// All of it from the state of one block: balance and promises fit together.
-	view := func(data []byte) evm.Message {
-		return evm.Message{From: p.scheme.Sender, To: p.asset, Data: data, Gas: p.scheme.MaxGas, Block: seen.AtLeast}
-	}
-	views := []evm.Message{view(evm.BalanceOfData(p.auth.From))}
-	for _, o := range promised.Some {
-		views = append(views, view(evm.AuthorizationStateData(p.auth.From, o.Nonce)))
-	}
-	results, _, err := p.scheme.client.CallsAndCode(ctx, p.auth.From, views...)
-	if err != nil {
+	now, rest, told, unavailable := p.unpaid(ctx, seen.AtLeast, promised)
+	switch {
+	case unavailable != nil:
+		return spare, unavailable
+	case !told: // no Multicall3, or a token that does not answer: it stays as it was read
 		return spare, err
 	}
-	rest := promised.Amount.Big()
-	for i, r := range results {
-		if _, reverted := evm.IsRevert(r.Err); r.Err != nil && !reverted {
-			return spare, r.Err
+	return p.beyond(now, true, rest)
+}
+
+// viewGas is what reading a balance or an authorization's state may take.
+const viewGas = 50_000
+
+// unpaid reads the payer's balance, and what is left of the promises, in one call:
+// from two, a node that gets a block between them tells numbers that don't fit
+// together.
+func (p *exactPayment) unpaid(ctx context.Context, at uint64, promised payment.Promised) (balance x402.Uint256, left payment.Promised, told bool, _ error) {
+	calls := []evm.Call3{{Target: p.asset, Data: evm.BalanceOfData(p.auth.From)}}
+	for _, o := range promised.Some {
+		calls = append(calls, evm.Call3{Target: p.asset, AllowFailure: true, Data: evm.AuthorizationStateData(p.auth.From, o.Nonce)})
+	}
+	out, err := p.scheme.client.Call(ctx, evm.Message{
+		From: p.scheme.Sender, To: evm.Multicall3(), Data: evm.Aggregate3Data(calls), Gas: viewGas * uint64(len(calls)+1), Block: at,
+	})
+	if _, judged := evm.IsRevert(err); err != nil && !judged {
+		return balance, left, false, err
+	}
+	results, ok := evm.DecodeAggregate3(out)
+	if !ok || len(results) != len(calls) {
+		return balance, left, false, nil
+	}
+	balance, told = evm.DecodeUint256(results[0].Data)
+	left, rest := promised, promised.Amount.Big()
+	for i, o := range promised.Some {
+		if used, ok := evm.DecodeBool(results[i+1].Data); !ok || !used {
+			continue
 		}
-		if used, ok := evm.DecodeBool(r.Data); i > 0 && ok && used {
-			rest.Sub(rest, promised.Some[i-1].Amount.Big())
-			if promised.Payments > 0 {
-				promised.Payments--
-			} else {
-				promised.Reserved--
-			}
+		rest.Sub(rest, o.Amount.Big())
+		if left.Payments > 0 {
+			left.Payments--
+		} else {
+			left.Reserved--
 		}
 	}
-	promised.Amount = x402.Uint256{}
+	left.Amount = x402.Uint256{}
 	if rest.Sign() > 0 {
-		rest.FillBytes(promised.Amount[:])
+		rest.FillBytes(left.Amount[:])
 	}
-	balance, counted := evm.DecodeUint256(results[0].Data)
-	return p.beyond(balance, counted, promised)
+	return balance, left, told, nil
 }
 
 // beyond is what is left of a balance.
