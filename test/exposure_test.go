@@ -161,45 +161,30 @@ func TestAllowanceOverdraft(t *testing.T) {
 		refused := 0
 		if promises {
 			// Nothing is mined: the others are refused for what is under way.
-			open := answers[:0:0]
-			done := make(chan settleAnswer)
-			var told sync.WaitGroup
-			for _, answer := range answers {
-				again := make(chan settleAnswer, 1)
-				open = append(open, again)
-				told.Go(func() {
-					a := <-answer
-					if a.err == nil && a.str("errorReason") == whyExposed {
-						done <- a
-						close(again)
-						return
+			eventually(t, "the others are refused", func() bool {
+				answers = slices.DeleteFunc(answers, func(answer <-chan settleAnswer) bool {
+					if len(answer) == 0 {
+						return false
 					}
-					again <- a
+					r := wait(t, answer)
+					wantExposed(t, r)
+					if says := r.str("errorMessage"); says != "the payer has 30005, of which 30000 are promised to 3 payments under way; the payment takes 10000" {
+						t.Errorf("it is told %q", says)
+					}
+					refused++
+					return true
 				})
-			}
-			for refused < signed-funded {
-				a := <-done
-				refused++
-				wantExposed(t, a.reply)
-				if says := a.str("errorMessage"); !strings.Contains(says, "the payer has 30005, of which 30000 are promised to 3 payments under way; the payment takes 10000") {
-					t.Errorf("it is told %q", says)
-				}
-			}
-			answers = open
+				return refused >= signed-funded
+			})
 		}
 		if err := c.SetIntervalMining(t.Context(), 100_000_000); err != nil {
 			t.Fatal(err)
 		}
 		won, lost := 0, refused
 		for _, answer := range answers {
-			a, open := <-answer
-			switch {
-			case !open:
-			case a.err != nil:
-				t.Error(a.err)
-			case a.is("success"):
+			if wait(t, answer).is("success") {
 				won++
-			default:
+			} else {
 				lost++
 			}
 		}
@@ -410,6 +395,7 @@ func TestAnAccountThatIsEmptiedAfterVerifyCostsNoGas(t *testing.T) {
 			t.Fatalf("verify: %d %s", r.status, r.text)
 		}
 		emptied(t, c, payer)
+		eventually(t, "it shows", func() bool { return received(t, c, payer.Address) == 0 })
 		wantExposed(t, s.post(t, "/settle", bodies[0]))
 		if n := badCount(t.Context(), t, s.databaseURL, "payments"); n != 0 || received(t, c, payee) != 0 {
 			t.Errorf("%d payments were claimed", n)

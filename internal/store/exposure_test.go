@@ -371,3 +371,38 @@ func TestAClaimAndAReservationOfOnePayerDoNotBothPass(t *testing.T) {
 		}
 	}
 }
+
+// TestAPromiseGoesByThoseThatAreCommittedFirst: it waits for another one of the
+// payer that is under way, and then counts it.
+func TestAPromiseGoesByThoseThatAreCommittedFirst(t *testing.T) {
+	t.Parallel()
+	for name, promise := range map[string]func(r record) error{
+		"a claim": func(r record) error {
+			_, _, err := r.ClaimPayment(t.Context(), of(2, 1), room(100))
+			return err
+		},
+		"a claim of one that failed unsent": func(r record) error {
+			_, _, err := r.ClaimPayment(t.Context(), of(1, 100), room(100))
+			return err
+		},
+		"a reservation": func(r record) error { return r.Reserve(t.Context(), of(2, 1).Terms, room(100), time.Hour) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := open(t)
+			p, _, err := r.ClaimPayment(t.Context(), of(1, 100), room(0))
+			must(t, err)
+			must(t, r.Withdraw(t.Context(), p.ID, x402.ReasonUnexpectedSettle, "no wallet"))
+			tx, err := connect(t, r.url).Begin(t.Context())
+			must(t, err)
+			_, err = tx.Exec(t.Context(), "UPDATE payers SET promised = promised + 1")
+			must(t, err)
+			done := make(chan error, 1)
+			go func() { done <- promise(r) }()
+			r.awaitBlocked(t, 1)
+			must(t, tx.Commit(t.Context()))
+			wantErr(t, <-done, payment.ErrCrowded)
+			r.wantPromised(t, sale(9), 0, 0, 0)
+		})
+	}
+}
