@@ -24,20 +24,6 @@ abstract contract CrookedToken is TestToken {
     function _settle(address from, address to, uint256 value, bytes32 nonce) internal virtual returns (bool);
 }
 
-/// It keeps a part of every transfer, and logs what arrived.
-contract FeeToken is CrookedToken {
-    constructor(string memory name_, string memory version_) TestToken(name_, version_) {}
-
-    function _settle(address from, address to, uint256 value, bytes32 nonce) internal override returns (bool) {
-        require(!authorizationState[from][nonce], "FeeToken: authorization is used");
-        authorizationState[from][nonce] = true;
-        emit AuthorizationUsed(from, nonce);
-        _transfer(from, to, value - value / 100);
-        _transfer(from, address(this), value / 100);
-        return true;
-    }
-}
-
 /// It says false where others revert, and does nothing else.
 contract FalseToken is CrookedToken {
     constructor(string memory name_, string memory version_) TestToken(name_, version_) {}
