@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/ethereum/go-ethereum/common"
-
 	"facilitator/internal/devnet"
 )
 
@@ -222,7 +220,7 @@ func TestOutageWhileAFateIsRead(t *testing.T) {
 					t.Errorf("%s: after it: %s, want success by %s", name, settled.text, theirs)
 				}
 				foreignRecord(t, r.service, body).wantEvidence(t, "succeeded", "other_transaction", theirs.Hex())
-				if moved := paidTo(t, c, 0, deal.PayTo); len(moved) != 1 || moved[0].TxHash != common.Hash(theirs) {
+				if moved := paidTo(t, c, 0, deal.PayTo); len(moved) != 1 || moved[0].TxHash != theirs {
 					t.Errorf("%s: transfers %+v, want one by %s", name, moved, theirs)
 				}
 			}

@@ -23,12 +23,12 @@ func signed(c *devnet.Chain, change func([]byte) []byte) func(*testing.T) (devne
 	}
 }
 
-// signedBy does so for a wallet of a kind whose owner signs.
-func signedBy(c *devnet.Chain, contract string, change func([]byte) []byte) func(*testing.T) (devnet.Sale, badBody) {
+// signedForWallet does so for a contract wallet whose owner signs.
+func signedForWallet(c *devnet.Chain, change func([]byte) []byte) func(*testing.T) (devnet.Sale, badBody) {
 	return func(t *testing.T) (devnet.Sale, badBody) {
 		t.Helper()
 		owner := newKey(t, devnet.RolePayer)
-		wallet := foreignDeploy(t, c, contract, owner.Address)
+		wallet := foreignDeploy(t, c, "Wallet1271", owner.Address)
 		walletFund(t, c, wallet)
 		deal, body := walletSale(t, c, 2, owner, wallet)
 		body.resign(change)
@@ -94,13 +94,13 @@ func TestSignaturesOfWallets(t *testing.T) {
 		}
 	}
 	s.judges(t, c, []kindRow{
-		{"its owner's", signedBy(c, "Wallet1271", slices.Clone[[]byte]), outcome{}},
-		{"with a high s, which this wallet takes and the token does not look at", signedBy(c, "Wallet1271", badHighS), outcome{}},
-		{"with v of 0 or 1, which this wallet does not take", signedBy(c, "Wallet1271", v(func(b byte) byte { return b - 27 })), refused(badSign, not)},
-		{"compact, which this wallet does not take", signedBy(c, "Wallet1271", compact), refused(badSign, not)},
-		{"wrapped by ERC-6492", signedBy(c, "Wallet1271", func(sig []byte) []byte { return walletWrap(c.Multicall3(), []byte{1}, sig) }), outcome{}},
-		{"wrapped with the zero address as the factory", signedBy(c, "Wallet1271", func(sig []byte) []byte { return walletWrap(common.Address{}, nil, sig) }), outcome{}},
-		{"wrapped twice", signedBy(c, "Wallet1271", twice(slices.Clone[[]byte])), refused(badSign, not)},
+		{"its owner's", signedForWallet(c, slices.Clone[[]byte]), outcome{}},
+		{"with a high s, which this wallet takes and the token does not look at", signedForWallet(c, badHighS), outcome{}},
+		{"with v of 0 or 1, which this wallet does not take", signedForWallet(c, v(func(b byte) byte { return b - 27 })), refused(badSign, not)},
+		{"compact, which this wallet does not take", signedForWallet(c, compact), refused(badSign, not)},
+		{"wrapped by ERC-6492", signedForWallet(c, func(sig []byte) []byte { return walletWrap(c.Multicall3(), []byte{1}, sig) }), outcome{}},
+		{"wrapped with the zero address as the factory", signedForWallet(c, func(sig []byte) []byte { return walletWrap(common.Address{}, nil, sig) }), outcome{}},
+		{"wrapped twice", signedForWallet(c, twice(slices.Clone[[]byte])), refused(badSign, not)},
 	})
 }
 
