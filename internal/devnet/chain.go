@@ -70,6 +70,10 @@ type Chain struct {
 	token   abi.ABI
 	batcher abi.ABI
 
+	// sending is held while transactions of ours are under way: the node chooses their
+	// wallet nonces, and gives two of one sender the same one while it mines.
+	sending sync.Mutex
+
 	mu        sync.Mutex
 	stopMiner func() // ends the interval mining that anvil cannot do itself
 }

@@ -52,6 +52,8 @@ func (c *Chain) sendToken(ctx context.Context, from common.Address, method strin
 // and returns their receipts. A reverted transaction is an error with its
 // reason. If the chain does not mine by itself soon, send mines.
 func (c *Chain) send(ctx context.Context, from common.Address, to *common.Address, payloads ...[]byte) ([]*types.Receipt, error) {
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	ether := new(big.Int).Exp(big.NewInt(10), big.NewInt(21), nil)
 	if err := errors.Join(c.FundETH(ctx, ether, from), c.do(ctx, "anvil_impersonateAccount", from)); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
+	"golang.org/x/sync/errgroup"
 
 	"facilitator/internal/devnet"
 )
@@ -89,6 +90,29 @@ func TestFundFromContractMinter(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkMoney(t, chain)
+}
+
+func TestFundingsAtOnce(t *testing.T) {
+	t.Parallel()
+	chain := startChain(t, devnet.ChainConfig{Network: devnet.Base})
+	payees := devnet.Keys(devnet.RolePayee, 24)
+	var funders errgroup.Group
+	for _, payee := range payees {
+		funders.Go(func() error {
+			for range 4 {
+				if err := chain.FundUSDC(t.Context(), big.NewInt(1), payee.Address); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := funders.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, payee := range payees {
+		wantBalance(t, chain, payee.Address, 4)
+	}
 }
 
 func TestFundThousand(t *testing.T) {
