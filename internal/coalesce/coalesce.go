@@ -1,4 +1,4 @@
-// Package coalesce makes one call of many: whatever waits while a call is under
+// Package coalesce makes one call of many: whatever waits while calls are under
 // way goes into the next one. There is no timer, so a lone caller waits for
 // nobody.
 package coalesce
@@ -24,6 +24,8 @@ type Group[In, Out any] struct {
 	run      func(ctx context.Context, ins []In) []Result[Out]
 	most     int
 	parallel int
+	// crowd and crowded are those of Crowded; 0 without.
+	crowd, crowded int
 
 	mu      sync.Mutex
 	waiting []*call[In, Out]
@@ -42,6 +44,23 @@ func New[In, Out any](most, parallel int, run func(context.Context, []In) []Resu
 	return &Group[In, Out]{run: run, most: most, parallel: parallel}
 }
 
+// Crowded lets up to crowded runs be under way, where so many callers wait that
+// one more is worth it: crowd of them for each run there is. With few slots only,
+// many callers wait for one longer than a run takes; with many slots for all, the
+// first to come takes one for itself and nothing is shared.
+func (g *Group[In, Out]) Crowded(crowd, crowded int) *Group[In, Out] {
+	g.crowd, g.crowded = crowd, crowded
+	return g
+}
+
+// begins says whether those that wait are to have a run now.
+func (g *Group[In, Out]) begins() bool {
+	if len(g.waiting) == 0 {
+		return false
+	}
+	return g.running < g.parallel || g.running < g.crowded && len(g.waiting) >= g.crowd*g.running
+}
+
 // Do returns the result for in. If ctx ends first, the error is its cause; what
 // was begun goes on, since it is made for others too.
 func (g *Group[In, Out]) Do(ctx context.Context, in In) (Out, error) {
@@ -51,7 +70,7 @@ func (g *Group[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	c := &call[In, Out]{ctx: ctx, in: in, done: make(chan Result[Out], 1)}
 	g.mu.Lock()
 	g.waiting = append(g.waiting, c)
-	if g.running < g.parallel {
+	if g.begins() {
 		g.running++
 		go g.work() //nolint:contextcheck // a run is of many callers and outlives each
 	}
@@ -64,10 +83,10 @@ func (g *Group[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	}
 }
 
-// work makes runs until nobody waits.
+// work makes runs until no more is to be begun.
 func (g *Group[In, Out]) work() {
-	for {
-		calls := g.take()
+	for first := true; ; first = false {
+		calls := g.take(!first)
 		if len(calls) == 0 {
 			return
 		}
@@ -88,10 +107,17 @@ func (g *Group[In, Out]) work() {
 }
 
 // take returns the oldest that wait and whose callers are still there. With none
-// of them the worker is done.
-func (g *Group[In, Out]) take() []*call[In, Out] {
+// of them the worker is done, as is one that made a run if no other is to be begun.
+func (g *Group[In, Out]) take(again bool) []*call[In, Out] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if again {
+		g.running--
+		if !g.begins() {
+			return nil
+		}
+		g.running++
+	}
 	var calls []*call[In, Out]
 	for len(g.waiting) > 0 && len(calls) < g.most {
 		c := g.waiting[0]

@@ -3,6 +3,7 @@ package coalesce_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -65,6 +66,57 @@ func TestWaitersShareARun(t *testing.T) {
 	if len(sizes) != 3 || sizes[0] != 1 || sizes[1] != 4 || sizes[2] != 2 {
 		t.Errorf("runs of %v, want 1, 4 and 2", sizes)
 	}
+}
+
+// Beyond parallel a run is begun once enough wait, and not before; the bound of
+// all holds however many wait.
+func TestCrowdsGetMoreRuns(t *testing.T) {
+	t.Parallel()
+	const parallel, crowd, crowded = 1, 2, 3
+	entered, proceed := make(chan int), make(chan struct{})
+	g := coalesce.New(64, parallel, func(ctx context.Context, ins []int) []coalesce.Result[int] {
+		entered <- len(ins)
+		<-proceed
+		return double(ctx, ins)
+	}).Crowded(crowd, crowded)
+	var callers sync.WaitGroup
+	defer callers.Wait()
+	waiting := 0
+	// come adds a caller and returns the size of the run that this begins, if any.
+	come := func(begins bool) int {
+		callers.Go(func() {
+			if _, err := g.Do(t.Context(), 1); err != nil {
+				t.Error(err)
+			}
+		})
+		waiting++
+		if begins {
+			waiting = 0
+			return <-entered
+		}
+		g.AwaitWaiting(waiting)
+		select {
+		case n := <-entered:
+			t.Errorf("a run of %d with %d waiting", n, waiting)
+			return n
+		default:
+			return 0
+		}
+	}
+	sizes := []int{come(true)}                                               // parallel
+	sizes = append(sizes, come(false), come(true))                           // 2 for 1 under way
+	sizes = append(sizes, come(false), come(false), come(false), come(true)) // 4 for 2
+	for range 10 {
+		sizes = append(sizes, come(false)) // as many as may be
+	}
+	if want := []int{1, 0, 2, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}; !slices.Equal(sizes, want) {
+		t.Errorf("runs of %v, want %v", sizes, want)
+	}
+	proceed <- struct{}{} // its place goes to those that wait
+	if n := <-entered; n != 10 {
+		t.Errorf("a run of %d, want 10", n)
+	}
+	close(proceed)
 }
 
 func TestCallerThatLeaves(t *testing.T) {

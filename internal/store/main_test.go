@@ -53,7 +53,7 @@ func run(m *testing.M) int {
 }
 
 // databaseURL is a migrated database of the test's own.
-func databaseURL(t *testing.T) string {
+func databaseURL(t testing.TB) string {
 	t.Helper()
 	if server == nil {
 		t.Skip("no Postgres: short run, or no tools")
@@ -70,14 +70,14 @@ type record struct {
 	url  string
 }
 
-func open(t *testing.T) record {
+func open(t testing.TB) record {
 	t.Helper()
 	url := databaseURL(t)
 	return record{Store: openStore(t, url), conn: connect(t, url), url: url}
 }
 
 // openStore is one more replica on a database.
-func openStore(t *testing.T, url string) *store.Store {
+func openStore(t testing.TB, url string) *store.Store {
 	t.Helper()
 	s, err := store.Open(t.Context(), url, store.Options{MaxConnections: 8, Timeout: time.Minute})
 	if err != nil {
@@ -87,7 +87,7 @@ func openStore(t *testing.T, url string) *store.Store {
 	return s
 }
 
-func connect(t *testing.T, url string) *pgx.Conn {
+func connect(t testing.TB, url string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -121,7 +121,7 @@ func column[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) []T {
 	return list
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -14,8 +14,9 @@ import (
 const (
 	// maxShared bounds the simulations that share a round trip.
 	maxShared = 64
-	// maxShares bounds how many such round trips are under way at a time.
-	maxShares = 4
+	// maxShares is how many such round trips may be under way at a time, and
+	// crowdShares how many where crowd simulations wait for each of them.
+	maxShares, crowd, crowdShares = 4, 2, 16
 	// sharedGas is what each call of an aggregated eth_call adds to its gas: several
 	// times what a known token needs, and 16 million for a full one.
 	sharedGas = 250_000
@@ -62,8 +63,8 @@ type Simulator struct {
 // NewSimulator asks by way of client.
 func NewSimulator(client *Client) *Simulator {
 	s := &Simulator{client: client}
-	s.group = coalesce.New(maxShared, maxShares, s.run)
-	s.wallets = coalesce.New(maxShared/2, maxShares, client.walletsTogether)
+	s.group = coalesce.New(maxShared, maxShares, s.run).Crowded(crowd, crowdShares)
+	s.wallets = coalesce.New(maxShared/2, maxShares, client.walletsTogether).Crowded(crowd, crowdShares)
 	return s
 }
 

@@ -63,7 +63,8 @@ func TestCallersShareATrip(t *testing.T) {
 	queued.Wait()
 	close(proceed)
 	callers.Wait()
-	if trips := maxShares + len(entered); trips != maxShares+2 {
+	// 67 of them wait: a trip for 8, 10, 12, 14 and 16 of them, and one for the rest.
+	if trips := maxShares + len(entered); trips > maxShares+6 {
 		t.Errorf("%d callers took %d trips", n, trips)
 	}
 }

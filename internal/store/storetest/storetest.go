@@ -88,7 +88,7 @@ func (s *Server) PID() int {
 
 // Database makes a migrated database that lives as long as the test, and
 // returns its URL.
-func (s *Server) Database(t *testing.T) string {
+func (s *Server) Database(t testing.TB) string {
 	t.Helper()
 	name := "facilitator_" + unique() + "_test"
 	s.mu.Lock()
