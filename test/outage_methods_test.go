@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"facilitator/internal/devnet"
 )
@@ -225,5 +226,29 @@ func TestOutageWhileAFateIsRead(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOutageOfTwoMinds: the call succeeds when it is made, and fails when it is
+// asked what it takes. Nothing is sent, and after two blocks the payer is told.
+func TestOutageOfTwoMinds(t *testing.T) {
+	t.Parallel()
+	c := startChain(t, devnet.ChainConfig{BlockTime: 200 * time.Millisecond})
+	r := newOutageRig(t, c)
+	r.setup.more = "chains: {'eip155:8453': {assets: [{address: '" + c.USDC().Hex() + "', well_behaved: 'no'}]}}"
+	r.start(t)
+	deal := sale(t, payers(t, c, 1)[0])
+	body := badCopy(t, request(t, c, deal))
+	r.node.follow(outageAlone("eth_estimateGas", `"error":{"code":3,"message":"execution reverted: not for you"}`))
+	settled := collect503(t, r, body)
+	if settled.is("success") || settled.str("errorReason") != simFailed || !strings.Contains(settled.str("errorMessage"), "not for you") {
+		t.Errorf("settle: %d %s", settled.status, settled.text)
+	}
+	r.node.heal()
+	if settled = collect503(t, r, body); !settled.is("success") {
+		t.Errorf("after it: %d %s, want success: nothing of it was ever sent", settled.status, settled.text)
+	}
+	if got := received(t, c, deal.PayTo); got != 10_000 {
+		t.Errorf("the payee has %d, want 10000", got)
 	}
 }

@@ -184,7 +184,7 @@ func TestOutageBeforeSigning(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ sentence, overlay, method string }{
 		{"it may share a transaction", "", "eth_call"},
-		{"it goes alone", "chains: {'eip155:8453': {batch: {assets: []}}}", "eth_estimateGas"},
+		{"it goes alone", "chains: {'eip155:8453': {assets: [{address: '0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913', well_behaved: 'no'}]}}", "eth_estimateGas"},
 	} {
 		t.Run(row.sentence, func(t *testing.T) {
 			t.Parallel()
@@ -254,7 +254,7 @@ func TestOutageMisconfigured(t *testing.T) {
 		says              []string
 	}{
 		{"the node serves another chain", "", outageOn("eth_chainId", answer(`"0x1"`)), false, []string{"chains.eip155:8453: wrong chain", "chain 1, not 8453"}},
-		{"an asset has no code", "chains: {'eip155:8453': {assets: ['" + nowhere + "']}}", nil, false, []string{"chains.eip155:8453: wrong chain", nowhere}},
+		{"an asset has no code", "chains: {'eip155:8453': {assets: [{address: '" + nowhere + "'}]}}", nil, false, []string{"chains.eip155:8453: wrong chain", nowhere}},
 		{"the database can't be reached", "", nil, true, []string{"database: "}},
 	} {
 		t.Run(row.sentence, func(t *testing.T) {

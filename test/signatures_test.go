@@ -128,6 +128,7 @@ func TestSignaturesWrapped(t *testing.T) {
 		{"no factory", signed(c, func(sig []byte) []byte { return walletWrap(common.Address{}, nil, sig) }), outcome{}},
 		{"a factory that is allowed", wrapped(slices.Clone[[]byte]), outcome{}},
 		{"a factory that is not", signed(c, func(sig []byte) []byte { return walletWrap(stranger, deploy, sig) }), refused(factoryRefused, stranger.Hex())},
+		{"a factory that is not, and a signature with a high s", signed(c, func(sig []byte) []byte { return walletWrap(stranger, deploy, badHighS(sig)) }), refused(factoryRefused, stranger.Hex())},
 		{"a factory that is allowed, and its call reverts", signed(c, func(sig []byte) []byte { return walletWrap(factory, []byte{1, 2, 3, 4}, sig) }), outcome{}},
 		{"a factory that is allowed, and a signature with a high s", signed(c, func(sig []byte) []byte { return walletWrap(factory, deploy, badHighS(sig)) }), refused(simFailed, "")},
 		{"a factory that is allowed, and a signature of 64 bytes", signed(c, func(sig []byte) []byte { return walletWrap(factory, deploy, compact(sig)) }), refused(simFailed, "")},

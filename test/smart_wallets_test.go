@@ -266,7 +266,7 @@ func TestWalletsAreDeployedOnlyWithTheirPayment(t *testing.T) {
 	owner, stranger := newKey(t, devnet.RolePayer), newKey(t, devnet.RolePayer)
 	w := newSmartWallet(t, c, factory, owner)
 	deal, body := w.sale(t, c, stranger, 0, false)
-	s.wantOutcome(t, c, deal, body, refused(simFailed, "call failed"))
+	s.wantOutcome(t, c, deal, body, refused(simFailed, "FiatTokenV2: invalid signature"))
 	if w.deployed(t, c) {
 		t.Error("a refused payment deployed its wallet")
 	}

@@ -133,7 +133,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 	for _, s := range signers {
 		w.lanes = append(w.lanes, s.Address())
 	}
-	assets, err := parseAddresses(cfg.Assets)
+	assets, err := wireAssets(cfg.Assets)
 	if err != nil {
 		return w, fmt.Errorf("assets: %w", err)
 	}
@@ -141,24 +141,20 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 	if err != nil {
 		return w, fmt.Errorf("eip6492_factories: %w", err)
 	}
-	batchAssets, err := parseAddresses(cfg.Batch.Assets)
-	if err != nil {
-		return w, fmt.Errorf("batch.assets: %w", err)
-	}
 	schemes := map[x402.SchemeName]scheme.Scheme{
 		x402.SchemeExact: exact.New(exact.Config{
-			Network: n, ChainID: chainID, Sender: w.lanes[0], Factories: factories, MaxGas: cfg.Gas.MaxPerPayment, Known: batchAssets, ExpirySlack: cfg.ExpirySlack,
+			Network: n, ChainID: chainID, Sender: w.lanes[0], Factories: factories, MaxGas: cfg.Gas.MaxPerPayment, Tokens: assets.tokens, ExpirySlack: cfg.ExpirySlack,
 		}, w.client, evm.NewTokens(w.client)),
 	}
-	contracts := assets
+	contracts := assets.addresses
 	if len(factories) > 0 {
-		contracts = append(slices.Clone(assets), evm.Multicall3())
+		contracts = append(contracts, evm.Multicall3())
 	}
 	deps := relayer.Deps{
 		Config: relayer.Config{
 			Network: n, ChainID: chainID, Holder: a.replica, LeaseTTL: cfg.LaneLease,
 			MaxInFlight: cfg.MaxInFlight,
-			MaxBatch:    cfg.Batch.MaxPayments, BatchAssets: batchAssets, BlockShare: cfg.Batch.BlockShare, Aggregator: evm.Multicall3(),
+			MaxBatch:    cfg.Batch.MaxPayments, BatchAssets: assets.wellBehaved, BlockShare: cfg.Batch.BlockShare, Aggregator: evm.Multicall3(),
 			BlockTime: cfg.BlockTime, PollInterval: cfg.PollInterval, ResendInterval: cfg.ResendInterval,
 			BumpAfter: cfg.BumpAfter, StallAfter: cfg.StallAfter, MaxClockSkew: cfg.MaxClockSkew, PrepareTimeout: a.cfg.Database.Timeout + 2*cfg.RPCTimeout,
 			Confirmations: cfg.Confirmations, FinalityDepth: cfg.FinalityDepth,
@@ -174,8 +170,37 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 		deps.Heads = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)
 	}
 	w.relayer = relayer.New(deps)
-	w.verify = verify.Network{Schemes: schemes, Exposure: payment.ExposureMode(cfg.Exposure), Assets: assets, AnyAsset: cfg.AllowAnyAsset, Ready: w.relayer.Ready}
+	w.verify = verify.Network{Schemes: schemes, Exposure: payment.ExposureMode(cfg.Exposure), Assets: assets.least, AnyAsset: cfg.AllowAnyAsset, Ready: w.relayer.Ready}
 	return w, nil
+}
+
+// assets are the configured tokens, as each part of the service needs them.
+type assets struct {
+	addresses, wellBehaved []chain.Address
+	tokens                 map[chain.Address]exact.Token
+	least                  map[chain.Address]x402.Uint256
+}
+
+func wireAssets(configured []config.Asset) (assets, error) {
+	all := assets{tokens: make(map[chain.Address]exact.Token), least: make(map[chain.Address]x402.Uint256)}
+	for _, cfg := range configured {
+		a, err := chain.ParseAddress(cfg.Address)
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", cfg.Address, err)
+		}
+		t := exact.Token{WellBehaved: cfg.WellBehaved == "yes"}
+		switch cfg.Overloads {
+		case "vrs":
+			t.Overloads = evm.VRSOverload
+		case "bytes":
+			t.Overloads = evm.BytesOverload
+		}
+		all.addresses, all.tokens[a], all.least[a] = append(all.addresses, a), t, x402.NewUint256(cfg.MinAmount)
+		if t.WellBehaved {
+			all.wellBehaved = append(all.wellBehaved, a)
+		}
+	}
+	return all, nil
 }
 
 // dial prepares the clients of all nodes.

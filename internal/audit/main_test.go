@@ -141,7 +141,7 @@ func (b *books) authorize(payer devnet.Key, nonce byte) entry {
 	signature, err := crypto.Sign(digest[:], payer.Private)
 	b.must(err)
 	signature[64] += 27
-	e.call = evm.TransferData(e.auth, signature)
+	e.call = evm.TransferData(e.auth, signature, evm.BothOverloads)
 	e.key = audit.Key{Network: c.Network(), Contract: c.USDC(), Payer: payer.Address, Nonce: common.Hash(e.auth.Nonce)}
 	return e
 }

@@ -106,8 +106,8 @@ type Chain struct {
 	MaxClockSkew time.Duration `yaml:"max_clock_skew" default:"30s" range:"1s..1h"`
 	// The chain's name in version 1 of the protocol. Empty: the name that the protocol knows (`base` for eip155:8453), if any.
 	V1Name string `yaml:"v1_name"`
-	// Token contracts accepted. Not given: the chain's USDC where it is known, and required elsewhere.
-	Assets []string `yaml:"assets"`
+	// Tokens accepted. Not given: the chain's USDC and EURC where they are known, and required elsewhere.
+	Assets []Asset `yaml:"assets"`
 	// Accept every token contract, the listed ones aside.
 	AllowAnyAsset bool `yaml:"allow_any_asset" default:"false"`
 	// ERC-6492 wallet factories that a payment may call at our cost. Empty: none.
@@ -141,6 +141,20 @@ type Chain struct {
 	Treasury      Treasury `yaml:"treasury"`
 }
 
+// Asset is a token that may be paid with. Others are accepted only with allow_any_asset.
+type Asset struct {
+	// The token contract.
+	Address string `yaml:"address"`
+	// Whether it moves exactly what was signed for, or reverts, also where an authorization was used before: `yes`, `no`,
+	// or `auto`, which is yes for the chain's USDC and EURC. Payments with such a token share transactions and
+	// simulations. With another each goes alone, and what its simulation does is looked at.
+	WellBehaved string `yaml:"well_behaved" default:"auto"`
+	// Forms of transferWithAuthorization it has: `both`, `vrs` or `bytes`.
+	Overloads string `yaml:"overloads" default:"both"`
+	// Least that a payment may be of, in atomic units.
+	MinAmount uint64 `yaml:"min_amount" default:"0" range:"0..18_000_000_000_000_000_000"`
+}
+
 // ReadNode is one more node that the chain is read from.
 type ReadNode struct {
 	// Its JSON-RPC endpoint, http or https.
@@ -169,8 +183,6 @@ type Batch struct {
 	GasPerPayment uint64 `yaml:"gas_per_payment" default:"100_000" range:"50_000..1_000_000"`
 	// Share of a block's gas that one batch may take, in percent.
 	BlockShare uint64 `yaml:"block_share" default:"10" range:"1..100"`
-	// Tokens known to behave, which may share a transaction. Others' payments go alone. Not given: the chain's USDC.
-	Assets []string `yaml:"assets"`
 }
 
 // Fees caps EIP-1559 fees. Wei per gas.

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"facilitator/internal/chain"
 )
 
 func TestDump(t *testing.T) {
@@ -38,11 +40,16 @@ func TestDump(t *testing.T) {
 func TestDefaultAssets(t *testing.T) {
 	t.Parallel()
 	for _, network := range []string{"eip155:8453", "eip155:84532", "eip155:1", "eip155:14", "eip155:42220", "eip155:181228"} {
-		if defaultAsset(network) == "" {
+		if len(defaultAssets(network)) == 0 {
 			t.Errorf("%s has no default asset", network)
 		}
+		for _, a := range defaultAssets(network) {
+			if _, err := chain.ParseAddress(a); err != nil {
+				t.Errorf("%s, %s: %v", network, a, err)
+			}
+		}
 	}
-	if got := defaultAsset("eip155:4326"); got != "" { // its token has no EIP-3009
-		t.Errorf("eip155:4326 has the default asset %s", got)
+	if got := defaultAssets("eip155:4326"); got != nil { // its token has no EIP-3009
+		t.Errorf("eip155:4326 has the default assets %s", got)
 	}
 }

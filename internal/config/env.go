@@ -125,7 +125,7 @@ func (l *loader) setVariable(name, value string, steps []string, isFile bool) {
 				return
 			}
 			if missing := i + 1 - v.Len(); missing > 0 {
-				v.Set(reflect.AppendSlice(v, reflect.MakeSlice(v.Type(), missing, missing)))
+				v.Set(l.grown(v, i+1))
 			}
 			path, v = index(path, i), v.Index(i)
 		default:

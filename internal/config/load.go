@@ -49,6 +49,7 @@ func Load(path string, environ []string, overlays ...[]byte) (*Config, error) {
 	if !l.unreadable {
 		for network, c := range l.config.Chains {
 			c.applyProfile(network)
+			c.applyAssets(network)
 		}
 		l.check()
 	}
@@ -84,14 +85,28 @@ func (l *loader) setDefaults(v reflect.Value) {
 	})
 }
 
+// grown is a list with n entries, new ones with their defaults.
+func (l *loader) grown(list reflect.Value, n int) reflect.Value {
+	had := list.Len()
+	list = reflect.AppendSlice(list, reflect.MakeSlice(list.Type(), n-had, n-had))
+	if list.Type().Elem().Kind() == reflect.Struct {
+		for i := had; i < n; i++ {
+			l.setDefaults(list.Index(i))
+		}
+	}
+	return list
+}
+
 // chain returns the chain with that key, made with its defaults if need be.
 func (l *loader) chain(key string) reflect.Value {
 	c := l.config.Chains[key]
 	if c == nil {
 		c = &Chain{}
 		l.setDefaults(reflect.ValueOf(c).Elem())
-		if asset := defaultAsset(key); asset != "" {
-			c.Assets, c.Batch.Assets = []string{asset}, []string{asset}
+		for _, address := range defaultAssets(key) {
+			c.Assets = append(c.Assets, Asset{})
+			l.setDefaults(reflect.ValueOf(&c.Assets[len(c.Assets)-1]).Elem())
+			c.Assets[len(c.Assets)-1].Address = address
 		}
 		l.config.Chains[key] = c
 	}

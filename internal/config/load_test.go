@@ -75,7 +75,10 @@ func wantProblems(t *testing.T, err error, want ...string) {
 
 func TestLoadDefaults(t *testing.T) {
 	t.Parallel()
-	const usdc = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+	const (
+		usdc = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+		eurc = "0x60a3E35Cc302bFA44Cb288Bc5a4F316Fdb1adb42"
+	)
 	got := mustLoad(t, nil, valid)
 	want := &Config{
 		HTTP:     HTTP{Address: ":4020", MaxBodyBytes: 262144, ReadTimeout: 10 * time.Second, DrainDelay: 3 * time.Second, DrainTimeout: 25 * time.Second},
@@ -89,14 +92,14 @@ func TestLoadDefaults(t *testing.T) {
 			Profile:        "base",
 			Exposure:       "in_flight",
 			BlockTime:      200 * time.Millisecond,
-			Assets:         []string{usdc},
+			Assets:         []Asset{{Address: usdc, WellBehaved: "yes", Overloads: "both"}, {Address: eurc, WellBehaved: "yes", Overloads: "both"}},
 			Lanes:          []Lane{{PrivateKey: keyA}},
 			LaneLease:      5 * time.Second,
 			MaxInFlight:    16,
 			MaxLag:         15,
 			ExpirySlack:    6 * time.Second,
 			MaxClockSkew:   30 * time.Second,
-			Batch:          Batch{MaxPayments: 25, GasPerPayment: 100_000, BlockShare: 10, Assets: []string{usdc}},
+			Batch:          Batch{MaxPayments: 25, GasPerPayment: 100_000, BlockShare: 10},
 			PollInterval:   100 * time.Millisecond,
 			ResendInterval: 2 * time.Second,
 			BumpAfter:      3 * time.Second,
@@ -118,7 +121,7 @@ func TestLoadOneProblem(t *testing.T) {
 	const (
 		inChain = "chains.eip155:8453."
 		lane0   = "chains.eip155:8453.lanes[0].private_key"
-		asset0  = "chains.eip155:8453.assets[0]"
+		asset0  = "chains.eip155:8453.assets[0].address"
 	)
 	for _, test := range []struct{ change, path, text string }{
 		{"htpp: {}", "htpp", "is no setting"},
@@ -156,12 +159,12 @@ func TestLoadOneProblem(t *testing.T) {
 		{"chains: {eip155:8453: {v1_name: Base}}", inChain + "v1_name", "must be lower-case letters, digits and hyphens, 64 at most"},
 		{"chains: {eip155:8453: {assets: []}}", inChain + "assets", "needs at least one token contract, or set allow_any_asset"},
 		{"chains: {eip155:8453: {assets: 0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913}}", inChain + "assets", "must be a list"},
-		{"chains: {eip155:8453: {assets: [0x833589]}}", asset0, "must be an address: 0x and 40 hex digits"},
-		{"chains: {eip155:8453: {assets: [0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02914]}}", asset0, "has a wrong checksum (EIP-55): look for a typing error"},
-		{"chains: {eip155:8453: {assets: ['0x0000000000000000000000000000000000000000']}}", asset0, "must not be the zero address"},
+		{"chains: {eip155:8453: {assets: [{address: 0x833589}]}}", asset0, "must be an address: 0x and 40 hex digits"},
+		{"chains: {eip155:8453: {assets: [{address: 0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02914}]}}", asset0, "has a wrong checksum (EIP-55): look for a typing error"},
+		{"chains: {eip155:8453: {assets: [{address: '0x0000000000000000000000000000000000000000'}]}}", asset0, "must not be the zero address"},
 		{
-			"chains: {eip155:8453: {assets: [0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913, 0x833589fcd6edb6e08f4c7c32d4f71b54bda02913]}}",
-			inChain + "assets[1]", "is the address of chains.eip155:8453.assets[0] too",
+			"chains: {eip155:8453: {assets: [{address: 0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913}, {address: 0x833589fcd6edb6e08f4c7c32d4f71b54bda02913}]}}",
+			inChain + "assets[1].address", "is the address of chains.eip155:8453.assets[0] too",
 		},
 		{"chains: {eip155:8453: {eip6492_factories: [nonsense]}}", inChain + "eip6492_factories[0]", "must be an address: 0x and 40 hex digits"},
 		{"chains: {eip155:8453: {lanes: []}}", inChain + "lanes", "needs at least one entry"},
@@ -183,7 +186,9 @@ func TestLoadOneProblem(t *testing.T) {
 		{"chains: {eip155:8453: {bump_after: -1s}}", inChain + "bump_after", "must be between 0s and 1h"},
 		{"chains: {eip155:8453: {batch: {max_payments: 51}}}", inChain + "batch.max_payments", "must be between 0 and 50"},
 		{"chains: {eip155:8453: {batch: {block_share: 0}}}", inChain + "batch.block_share", "must be between 1 and 100"},
-		{"chains: {eip155:8453: {batch: {assets: [0x8335]}}}", inChain + "batch.assets[0]", "must be an address: 0x and 40 hex digits"},
+		{"chains: {eip155:8453: {assets: [{}]}}", asset0, "must be an address: 0x and 40 hex digits"},
+		{"chains: {eip155:8453: {assets: [{address: 0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913, overloads: v}]}}", inChain + "assets[0].overloads", "must be both, vrs or bytes"},
+		{"chains: {eip155:8453: {assets: [{address: 0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913, well_behaved: maybe}]}}", inChain + "assets[0].well_behaved", "must be yes, no or auto"},
 		{"chains: {eip155:8453: {ws_url: 'https://rpc.example/" + password + "'}}", inChain + "ws_url", "must begin with ws:// or wss://"},
 		{"chains: {eip155:8453: {ws_url: 'wss:///" + password + "'}}", inChain + "ws_url", "names no host"},
 		{
@@ -253,7 +258,7 @@ func TestLoadNetworks(t *testing.T) {
 	} {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()
-			asset := "assets: [0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913]"
+			asset := "assets: [{address: 0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913}]"
 			_, err := Load("", nil, []byte(strings.Replace(valid, "eip155:8453:", key+":\n    "+asset, 1)))
 			if want == "" {
 				if err != nil {
@@ -376,7 +381,8 @@ func TestLoadEnvironment(t *testing.T) {
 		"FACILITATOR_CHAINS_EIP155_8453_LANES_1_PRIVATE_KEY=" + keyB,
 		"FACILITATOR_CHAINS_EIP155_8453_GAS_MARGIN_PERCENT=0",
 		"FACILITATOR_CHAINS_EIP155_10_RPC_URL=http://127.0.0.1:8545",
-		"FACILITATOR_CHAINS_EIP155_10_ASSETS=0x0b2c639c533813f4aa9d7837caf62653d097ff85, 0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
+		"FACILITATOR_CHAINS_EIP155_10_ASSETS_0_ADDRESS=0x0b2c639c533813f4aa9d7837caf62653d097ff85",
+		"FACILITATOR_CHAINS_EIP155_10_ASSETS_0_MIN_AMOUNT=1_000",
 		"FACILITATOR_CHAINS_EIP155_10_LANES_0_PRIVATE_KEY=" + keyA,
 		"FACILITATOR_TOOLS=/elsewhere", "FACILITATOR_CRASH_AT=sent", "FACILITATOR_CONFIG=x.yaml",
 		// What Kubernetes adds for services named facilitator and facilitator-metrics.
@@ -393,7 +399,7 @@ func TestLoadEnvironment(t *testing.T) {
 	if len(base.Lanes) != 2 || base.Lanes[1].PrivateKey.Reveal() != keyB || base.Gas.MarginPercent != 0 {
 		t.Errorf("eip155:8453: %d lanes, %+v", len(base.Lanes), base.Gas)
 	}
-	if op == nil || len(op.Assets) != 2 || len(op.Lanes) != 1 || op.MaxInFlight != 16 {
+	if op == nil || len(op.Assets) != 1 || op.Assets[0].Overloads != "both" || op.Assets[0].WellBehaved != "no" || op.Assets[0].MinAmount != 1000 || len(op.Lanes) != 1 || op.MaxInFlight != 16 {
 		t.Errorf("a chain that only the environment has: %+v", op)
 	}
 

@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // profile is what is usual on a kind of chain. The chain's own word is compared
 // with it at start; a setting that is given wins.
@@ -89,5 +93,19 @@ func (c *Chain) applyProfile(network string) {
 	}
 	if c.Gas.MaxPerTransaction == 0 {
 		c.Gas.MaxPerTransaction = p.maxTxGas
+	}
+}
+
+// applyAssets decides what is known of the tokens.
+func (c *Chain) applyAssets(network string) {
+	for i := range c.Assets {
+		a := &c.Assets[i]
+		if a.WellBehaved != "auto" {
+			continue
+		}
+		a.WellBehaved = "no"
+		if slices.ContainsFunc(defaultAssets(network), func(known string) bool { return strings.EqualFold(known, a.Address) }) {
+			a.WellBehaved = "yes"
+		}
 	}
 }

@@ -175,9 +175,8 @@ func (l *loader) checkChain(path, network string, c *Chain) {
 	if len(c.Assets) == 0 && !c.AllowAnyAsset {
 		l.wrong(join(path, "assets"), "needs at least one token contract, or set allow_any_asset")
 	}
-	l.checkAddresses(join(path, "assets"), c.Assets)
-	l.checkAddresses(join(path, "batch.assets"), c.Batch.Assets)
-	l.checkAddresses(join(path, "eip6492_factories"), c.Factories)
+	l.checkAssets(join(path, "assets"), c.Assets)
+	l.checkAddresses(join(path, "eip6492_factories"), "", c.Factories)
 	if !slices.Contains([]string{"off", "in_flight", "reserve"}, c.Exposure) {
 		l.wrong(join(path, "exposure"), "must be off, in_flight or reserve")
 	}
@@ -245,10 +244,28 @@ func keyProblem(key string) string {
 	}
 }
 
-func (l *loader) checkAddresses(path string, addresses []string) {
+func (l *loader) checkAssets(path string, assets []Asset) {
+	addresses := make([]string, len(assets))
+	for i, a := range assets {
+		addresses[i] = a.Address
+		if a.WellBehaved != "yes" && a.WellBehaved != "no" { // auto is one of them by now
+			l.wrong(join(index(path, i), "well_behaved"), "must be yes, no or auto")
+		}
+		if !slices.Contains([]string{"both", "vrs", "bytes"}, a.Overloads) {
+			l.wrong(join(index(path, i), "overloads"), "must be both, vrs or bytes")
+		}
+	}
+	l.checkAddresses(path, "address", addresses)
+}
+
+// checkAddresses looks at a list of addresses, or of sections with one at key.
+func (l *loader) checkAddresses(path, key string, addresses []string) {
 	first := map[chain.Address]int{}
 	for i, text := range addresses {
 		at := index(path, i)
+		if key != "" {
+			at = join(at, key)
+		}
 		address, err := chain.ParseAddress(text)
 		j, seen := first[address]
 		switch {

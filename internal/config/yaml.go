@@ -126,7 +126,7 @@ func (d document) readList(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	d.forget(path)
-	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	v.Set(d.grown(reflect.Zero(v.Type()), len(n.Content)))
 	for i, item := range n.Content {
 		d.origins[index(path, i)] = d.where(item)
 		d.read(index(path, i), item, v.Index(i))

@@ -57,7 +57,7 @@ type ChainConfig struct {
 	Args []string
 }
 
-// Chain is a running development chain with USDC and Multicall3 at their
+// Chain is a running development chain with USDC, EURC and Multicall3 at their
 // canonical addresses. Its methods may be called concurrently, but those that
 // change how blocks are made change it for everybody.
 type Chain struct {
@@ -198,7 +198,11 @@ func (c *Chain) Network() string { return c.network.name }
 func (c *Chain) ChainID() uint64 { return c.network.chainID }
 
 // USDC is the address of the token.
-func (c *Chain) USDC() common.Address { return c.network.usdc }
+func (c *Chain) USDC() common.Address { return c.network.usdc.address }
+
+// EURC is the address of the other token, of the same code; it has none on a fork
+// of a chain without it.
+func (c *Chain) EURC() common.Address { return c.network.eurc.address }
 
 // Multicall3 is the address of Multicall3.
 func (c *Chain) Multicall3() common.Address { return common.HexToAddress(multicall3) }
@@ -226,14 +230,14 @@ func (c *Chain) check(ctx context.Context) error {
 		return errors.New("the chain has no Multicall3")
 	}
 	var domain [32]byte
-	if err := c.readToken(ctx, &domain, "DOMAIN_SEPARATOR"); err != nil {
+	if err := c.readToken(ctx, c.USDC(), &domain, "DOMAIN_SEPARATOR"); err != nil {
 		return err
 	}
 	if domain != c.network.domain {
 		return fmt.Errorf("the token's domain separator is %#x, not %v", domain, c.network.domain)
 	}
 	var decimals uint8
-	if err := c.readToken(ctx, &decimals, "decimals"); err != nil {
+	if err := c.readToken(ctx, c.USDC(), &decimals, "decimals"); err != nil {
 		return err
 	}
 	if decimals != 6 {

@@ -48,10 +48,10 @@ type subcall struct {
 	CallData     []byte
 }
 
-// readToken calls a reading method of USDC and stores its one result in the
+// readToken calls a reading method of a token and stores its one result in the
 // variable that out points to.
-func (c *Chain) readToken(ctx context.Context, out any, method string, args ...any) error {
-	return c.read(ctx, c.token, c.network.usdc, out, method, args...)
+func (c *Chain) readToken(ctx context.Context, token common.Address, out any, method string, args ...any) error {
+	return c.read(ctx, c.token, token, out, method, args...)
 }
 
 func (c *Chain) read(ctx context.Context, contract abi.ABI, to common.Address, out any, method string, args ...any) error {

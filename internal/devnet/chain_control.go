@@ -130,8 +130,8 @@ func (c *Chain) Unpause(ctx context.Context) error { return c.asRole(ctx, "pause
 // there.
 func (c *Chain) asRole(ctx context.Context, role, method string, args ...any) error {
 	var holder common.Address
-	if err := c.readToken(ctx, &holder, role); err != nil {
+	if err := c.readToken(ctx, c.USDC(), &holder, role); err != nil {
 		return err
 	}
-	return c.sendToken(ctx, holder, method, args...)
+	return c.sendToken(ctx, c.USDC(), holder, method, args...)
 }

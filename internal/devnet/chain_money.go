@@ -45,17 +45,22 @@ func (c *Chain) FundETH(ctx context.Context, wei *big.Int, addrs ...common.Addre
 	return nil
 }
 
-// FundUSDC mints amount for each address, on top of what it has, and returns
+// FundUSDC is FundToken with USDC.
+func (c *Chain) FundUSDC(ctx context.Context, amount *big.Int, addrs ...common.Address) error {
+	return c.FundToken(ctx, c.USDC(), amount, addrs...)
+}
+
+// FundToken mints amount of USDC or EURC for each address, on top of what it has, and returns
 // when the balances can be read. The addresses must not spend meanwhile. It
 // works in every mining mode, mining blocks of its own if it must, and on a
 // fork, where it acts as the token's master minter.
-func (c *Chain) FundUSDC(ctx context.Context, amount *big.Int, addrs ...common.Address) error {
+func (c *Chain) FundToken(ctx context.Context, token common.Address, amount *big.Int, addrs ...common.Address) error {
 	if amount.Sign() <= 0 || len(addrs) == 0 {
 		return nil
 	}
-	minter, err := c.prepareMinter(ctx)
+	minter, err := c.prepareMinter(ctx, token)
 	if err != nil {
-		return fmt.Errorf("fund with USDC: %w", err)
+		return fmt.Errorf("fund with tokens: %w", err)
 	}
 	var payloads [][]byte
 	for chunk := range slices.Chunk(addrs, mintsPerCall) {
@@ -63,29 +68,29 @@ func (c *Chain) FundUSDC(ctx context.Context, amount *big.Int, addrs ...common.A
 		for i, addr := range chunk {
 			data, err := c.token.Pack("mint", addr, amount)
 			if err != nil {
-				return fmt.Errorf("fund with USDC: %w", err)
+				return fmt.Errorf("fund with tokens: %w", err)
 			}
-			mints[i] = subcall{Target: c.network.usdc, CallData: data}
+			mints[i] = subcall{Target: token, CallData: data}
 		}
 		data, err := c.batcher.Pack("aggregate3", mints)
 		if err != nil {
-			return fmt.Errorf("fund with USDC: %w", err)
+			return fmt.Errorf("fund with tokens: %w", err)
 		}
 		payloads = append(payloads, data)
 	}
 	if _, err := c.send(ctx, roleAddress("funder"), &minter, payloads...); err != nil {
-		return fmt.Errorf("fund with USDC: %w", err)
+		return fmt.Errorf("fund with tokens: %w", err)
 	}
-	return c.awaitBalances(ctx, amount, addrs)
+	return c.awaitBalances(ctx, token, amount, addrs)
 }
 
 // prepareMinter returns a minter of the token that mints for many in one
 // transaction: an address with Multicall3's code. The canonical Multicall3
 // itself gets no rights, since the facilitator uses it.
-func (c *Chain) prepareMinter(ctx context.Context) (common.Address, error) {
+func (c *Chain) prepareMinter(ctx context.Context, token common.Address) (common.Address, error) {
 	minter := roleAddress("minter")
 	var allowance *big.Int
-	if err := c.readToken(ctx, &allowance, "minterAllowance", minter); err != nil {
+	if err := c.readToken(ctx, token, &allowance, "minterAllowance", minter); err != nil {
 		return minter, err
 	}
 	if allowance.BitLen() == 256 {
@@ -99,20 +104,20 @@ func (c *Chain) prepareMinter(ctx context.Context) (common.Address, error) {
 		return minter, err
 	}
 	var master common.Address
-	if err := c.readToken(ctx, &master, "masterMinter"); err != nil {
+	if err := c.readToken(ctx, token, &master, "masterMinter"); err != nil {
 		return minter, err
 	}
-	return minter, c.sendToken(ctx, master, "configureMinter", minter, math.MaxBig256)
+	return minter, c.sendToken(ctx, token, master, "configureMinter", minter, math.MaxBig256)
 }
 
 // awaitBalances returns when every address has at least amount: a read just
 // after a receipt can still see the state before.
-func (c *Chain) awaitBalances(ctx context.Context, amount *big.Int, addrs []common.Address) error {
+func (c *Chain) awaitBalances(ctx context.Context, token common.Address, amount *big.Int, addrs []common.Address) error {
 	ctx, cancel := context.WithTimeout(ctx, visiblePatience)
 	defer cancel()
 	for chunk := range slices.Chunk(addrs, mintsPerCall) {
 		for {
-			poor, err := c.poorest(ctx, amount, chunk)
+			poor, err := c.poorest(ctx, token, amount, chunk)
 			if err != nil {
 				return fmt.Errorf("read balances: %w", err)
 			}
@@ -129,15 +134,15 @@ func (c *Chain) awaitBalances(ctx context.Context, amount *big.Int, addrs []comm
 	return nil
 }
 
-// poorest returns an address that has less USDC than amount, or nil.
-func (c *Chain) poorest(ctx context.Context, amount *big.Int, addrs []common.Address) (*common.Address, error) {
+// poorest returns an address that has less of the token than amount, or nil.
+func (c *Chain) poorest(ctx context.Context, token common.Address, amount *big.Int, addrs []common.Address) (*common.Address, error) {
 	reads := make([]subcall, len(addrs))
 	for i, addr := range addrs {
 		data, err := c.token.Pack("balanceOf", addr)
 		if err != nil {
 			return nil, err
 		}
-		reads[i] = subcall{Target: c.network.usdc, CallData: data}
+		reads[i] = subcall{Target: token, CallData: data}
 	}
 	var results []struct {
 		Success    bool

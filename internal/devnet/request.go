@@ -46,7 +46,7 @@ func (s Sale) ForNow(now time.Time, validity time.Duration) Sale {
 // resource server sends to /verify and /settle.
 func (c *Chain) Request(s Sale) (map[string]any, error) {
 	if s.Asset == (common.Address{}) {
-		s.Asset, s.Name = c.network.usdc, c.network.tokenName
+		s.Asset, s.Name = c.network.usdc.address, c.network.usdc.name
 	}
 	if s.From == (common.Address{}) {
 		s.From = s.Payer.Address

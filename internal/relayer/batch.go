@@ -20,6 +20,9 @@ type doubt struct {
 	// err is nil where the payment's own call would fail, or where it had its
 	// tries: the chain is to be asked why.
 	err error
+	// reverts is what the call said as it would be sent, where it was asked for the
+	// gas that this takes.
+	reverts string
 }
 
 // prepare makes orders of the payments a lane has taken, for room transactions at
@@ -48,15 +51,16 @@ func (l *lane) prepare(ctx context.Context, ps []payment.Payment, room int) (ord
 	// Those beyond the room stay queued.
 	alone = alone[:max(0, min(len(alone), room-len(orders)))]
 	made := make([]*payment.Order, len(alone))
+	reverts := make([]string, len(alone))
 	failed := make([]error, len(alone))
 	var work sync.WaitGroup
 	for i := range alone {
-		work.Go(func() { made[i], failed[i] = l.prepareAlone(ctx, &alone[i]) })
+		work.Go(func() { made[i], reverts[i], failed[i] = l.prepareAlone(ctx, &alone[i]) })
 	}
 	work.Wait()
 	for i, o := range made {
 		if o == nil {
-			doubts = append(doubts, doubt{payment: alone[i], err: failed[i]})
+			doubts = append(doubts, doubt{payment: alone[i], err: failed[i], reverts: reverts[i]})
 			continue
 		}
 		orders = append(orders, *o)
@@ -155,18 +159,19 @@ func (l *lane) simulate(ctx context.Context, ps []payment.Payment) (good, coded,
 }
 
 // prepareAlone prepares a transaction of its own, for which the gas is estimated:
-// foreign code may run in it. No order and no error says that the call would fail.
-func (l *lane) prepareAlone(ctx context.Context, p *payment.Payment) (*payment.Order, error) {
+// foreign code may run in it. No order and no error says that the call would fail,
+// and what it said.
+func (l *lane) prepareAlone(ctx context.Context, p *payment.Payment) (_ *payment.Order, reverts string, _ error) {
 	c, call := l.chain, p.Terms.Call
 	gas, err := c.Node.EstimateGas(ctx, evm.Message{From: l.signer.Address(), To: call.To, Data: call.Data, Gas: c.Config.MaxGas})
-	if _, reverted := evm.IsRevert(err); reverted {
-		return nil, nil //nolint:nilnil // as documented
+	if revert, reverted := evm.IsRevert(err); reverted {
+		return nil, revert.Message, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("estimate: %w", err)
+		return nil, "", fmt.Errorf("estimate: %w", err)
 	}
 	o := l.order([]payment.Payment{*p}, call, min(gas+gas*c.Config.GasMarginPercent/100, c.Config.MaxGas))
-	return &o, nil
+	return &o, "", nil
 }
 
 func (l *lane) order(ps []payment.Payment, call chain.Call, limit uint64) payment.Order {

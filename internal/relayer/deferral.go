@@ -24,6 +24,9 @@ type deferrals map[payment.ID]deferral
 type deferral struct {
 	until time.Time
 	times int
+	// refused is the height of the chain when the payment was first refused by a node
+	// that had just said that it would succeed; 0 if it never was.
+	refused uint64
 }
 
 // due says whether a payment may be looked at.
@@ -42,6 +45,20 @@ func (d deferrals) waiting(now time.Time) []payment.ID {
 		}
 	}
 	return ids
+}
+
+// refuse notes such a refusal, and says whether one was noted two blocks ago or
+// earlier.
+func (d deferrals) refuse(id payment.ID, now time.Time, height uint64) bool {
+	one := d[id]
+	if one.refused == 0 {
+		one.refused = height
+	}
+	if one.until.Before(now) {
+		one.until = now
+	}
+	d[id] = one
+	return height >= one.refused+2
 }
 
 // add defers a payment once more and returns how often it has been.

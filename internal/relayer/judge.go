@@ -28,6 +28,9 @@ func (c *Chain) explain(ctx context.Context, d doubt) {
 	if err == nil && o.To == payment.StateQueued && p.Tries >= maxTries {
 		o = p.Failed(x402.ReasonExactTransactionFailed, fmt.Sprintf("%d transactions did not pay it", p.Tries), lastTry(p))
 	}
+	if err == nil && o.To == payment.StateQueued && d.reverts != "" && c.refusedTwice(p.ID) {
+		o = p.Failed(x402.ReasonExactSimulationFailed, "the call succeeds when it is asked and fails when it is sent: "+d.reverts, lastTry(p))
+	}
 	if err == nil && o.To != payment.StateQueued {
 		err = c.record(ctx, o)
 	}
@@ -65,6 +68,16 @@ func (c *Chain) firstSolo(id payment.ID) bool {
 	}
 	c.solo[id] = true
 	return true
+}
+
+// refusedTwice says whether a payment was refused as it would be sent, and two
+// blocks later again, while its call succeeds on the latest block. A node that
+// estimates on a block it is still making may know of a transfer that the latest
+// block does not show yet: whoever made that, it is mined by then, or gone.
+func (c *Chain) refusedTwice(id payment.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deferred.refuse(id, c.Now(), c.view.head.Number)
 }
 
 // lastTry is the evidence of a failure that the latest state shows: the last

@@ -255,6 +255,24 @@ func TestDeferralsGrowAndPass(t *testing.T) {
 	}
 }
 
+func TestARefusalCountsTwoBlocksLater(t *testing.T) {
+	t.Parallel()
+	d, now := make(deferrals), time.Unix(1_800_000_000, 0)
+	for _, row := range []struct {
+		height uint64
+		want   bool
+	}{{7, false}, {7, false}, {8, false}, {9, true}, {12, true}} {
+		if got := d.refuse("a", now, row.height); got != row.want {
+			t.Errorf("at block %d: %v, want %v", row.height, got, row.want)
+		}
+		d.waiting(now.Add(time.Second)) // forgets nothing that is fresh
+		d.add("a", now)
+	}
+	if d.refuse("b", now, 12) {
+		t.Error("another's refusal counts for it")
+	}
+}
+
 func TestOnlyALaneThatMayWorkIsGivenWork(t *testing.T) {
 	t.Parallel()
 	rich := big.NewInt(1e18)

@@ -53,12 +53,12 @@ func run(m *testing.M) int {
 }
 
 // databaseURL is a migrated database of the test's own.
-func databaseURL(t testing.TB) string {
-	t.Helper()
+func databaseURL(tb testing.TB) string {
+	tb.Helper()
 	if server == nil {
-		t.Skip("no Postgres: short run, or no tools")
+		tb.Skip("no Postgres: short run, or no tools")
 	}
-	return server.Database(t)
+	return server.Database(tb)
 }
 
 const network = x402.Network("eip155:8453")
@@ -70,30 +70,30 @@ type record struct {
 	url  string
 }
 
-func open(t testing.TB) record {
-	t.Helper()
-	url := databaseURL(t)
-	return record{Store: openStore(t, url), conn: connect(t, url), url: url}
+func open(tb testing.TB) record {
+	tb.Helper()
+	url := databaseURL(tb)
+	return record{Store: openStore(tb, url), conn: connect(tb, url), url: url}
 }
 
 // openStore is one more replica on a database.
-func openStore(t testing.TB, url string) *store.Store {
-	t.Helper()
-	s, err := store.Open(t.Context(), url, store.Options{MaxConnections: 8, Timeout: time.Minute})
+func openStore(tb testing.TB, url string) *store.Store {
+	tb.Helper()
+	s, err := store.Open(tb.Context(), url, store.Options{MaxConnections: 8, Timeout: time.Minute})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	return s
 }
 
-func connect(t testing.TB, url string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
+func connect(tb testing.TB, url string) *pgx.Conn {
+	tb.Helper()
+	conn, err := pgx.Connect(tb.Context(), url)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	tb.Cleanup(func() { _ = conn.Close(context.Background()) })
 	return conn
 }
 
@@ -121,10 +121,10 @@ func column[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) []T {
 	return list
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

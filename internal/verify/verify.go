@@ -23,8 +23,9 @@ type Network struct {
 	Schemes map[x402.SchemeName]scheme.Scheme
 	// Exposure is what of a payer's balance counts as promised to others.
 	Exposure payment.ExposureMode
-	// Assets that may be paid with; any if AnyAsset.
-	Assets   []chain.Address
+	// Assets that may be paid with, and the least that a payment with each may be of,
+	// in atomic units; any if AnyAsset.
+	Assets   map[chain.Address]x402.Uint256
 	AnyAsset bool
 	// Ready is nil while a lane can pay for a settlement; otherwise the error
 	// says what is missing. What can't be settled is not verified either.
@@ -70,8 +71,13 @@ func (v *Verifier) Parse(req *x402.Request) (scheme.Payment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if asset := p.Terms().Asset; !n.AnyAsset && !slices.Contains(n.Assets, asset) {
-		return nil, x402.Reject(x402.ReasonInvalidRequirements, fmt.Sprintf("paymentRequirements.asset: %s is not accepted on %s", asset, req.Requirements.Network))
+	t := p.Terms()
+	least, listed := n.Assets[t.Asset]
+	switch {
+	case !listed && !n.AnyAsset:
+		return nil, x402.Reject(x402.ReasonInvalidRequirements, fmt.Sprintf("paymentRequirements.asset: %s is not accepted on %s", t.Asset, req.Requirements.Network))
+	case t.Amount.Cmp(least) < 0:
+		return nil, x402.Reject(x402.ReasonAmountTooLow, fmt.Sprintf("the payment is of %s, the least of this token is %s", t.Amount, least))
 	}
 	return p, nil
 }

@@ -117,7 +117,7 @@ func newBench(modes ...payment.ExposureMode) *bench {
 	}
 	schemes := map[x402.SchemeName]scheme.Scheme{x402.SchemeExact: b.pay}
 	b.Verifier = verify.New(map[x402.Network]verify.Network{
-		base:    {Schemes: schemes, Exposure: append(modes, payment.ExposureInFlight)[0], Assets: []chain.Address{usdc}, Ready: ready},
+		base:    {Schemes: schemes, Exposure: append(modes, payment.ExposureInFlight)[0], Assets: map[chain.Address]x402.Uint256{usdc: x402.NewUint256(10000)}, Ready: ready},
 		sepolia: {Schemes: schemes, AnyAsset: true, Ready: ready},
 	}, b.record, func() time.Time { return now })
 	return b
@@ -187,6 +187,9 @@ func TestOnlyTheAssetsOfThePolicyAreTaken(t *testing.T) {
 	if p, err := b.Parse(request(base, x402.SchemeExact)); err != nil || p.Terms().Asset != usdc {
 		t.Errorf("an asset of the policy: %v", err)
 	}
+	b.pay.terms.Amount = x402.NewUint256(9999)
+	_, err = b.Parse(request(base, x402.SchemeExact))
+	wantRejection(t, err, x402.Rejection{Reason: x402.ReasonAmountTooLow, Message: "the payment is of 9999, the least of this token is 10000"})
 }
 
 func TestWhatASchemeCannotReadIsToldAsItIs(t *testing.T) {

@@ -20,6 +20,7 @@ const (
 	ReasonDuplicateSettlement Reason = "duplicate_settlement"         // SVM scheme of the spec, v1 list
 	ReasonUnexpectedSettle    Reason = "unexpected_settle_error"      // v1 list
 	ReasonFactoryNotAllowed   Reason = "eip6492_factory_not_allowed"  // SDK
+	ReasonAmountTooLow        Reason = "amount_too_low"               // hosted CDP facilitator
 )
 
 // Reasons of scheme exact with EIP-3009 (SDK 2.27, both wire versions unless

@@ -118,7 +118,7 @@ func (s *sale) transfer() []byte {
 	return evm.TransferData(evm.Authorization{
 		From: chain.Address(s.payer), To: chain.Address(s.payee), Value: x402.NewUint256(s.amount),
 		ValidAfter: x402.NewUint256(s.terms.ValidAfter), ValidBefore: x402.NewUint256(s.terms.ValidBefore), Nonce: chain.Hash(s.nonce),
-	}, s.signature)
+	}, s.signature, evm.BothOverloads)
 }
 
 // signatureIn finds the payer's signature in a request.

@@ -21,7 +21,7 @@ type row struct {
 	wantV1, settle string
 	// calls are the ones to make; all of them by default.
 	calls []string
-	// strict asks ours as it is by default: known assets and no factories.
+	// strict asks ours with one known asset, a least amount of it, and no factories.
 	strict bool
 	// hasty asks the ones that do not wait long for a block, and read the chain by
 	// way of the node that can be cut.

@@ -180,7 +180,7 @@ func (d *desk) submitted(b body) body {
 // transfer is the call that settles b, as anybody may send it.
 func (d *desk) transfer(b body) []byte {
 	d.Helper()
-	return evm.TransferData(d.authorization(b), hexutil.MustDecode(b.str(signature)))
+	return evm.TransferData(d.authorization(b), hexutil.MustDecode(b.str(signature)), evm.BothOverloads)
 }
 
 // cancelled has the payer cancel the authorization of b.

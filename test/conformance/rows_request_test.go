@@ -44,16 +44,20 @@ func tokens() []row {
 		{name: "the token takes bytes only", want: simulationFailed, make: in("BytesOnlyToken")},
 		{name: "the payment takes millions of gas", want: simulationFailed, make: in("HungryToken")},
 		{
-			name: "the token keeps a fee", want: accepted, settle: "invalid_exact_evm_transfer_event_mismatch",
+			name: "the token keeps a fee", want: "invalid_exact_evm_transfer_event_mismatch",
 			make: in("FeeToken"),
 		},
 		{
-			name: "the token says nothing of a used authorization", want: accepted, settle: "invalid_exact_evm_transfer_event_mismatch",
+			name: "the token says nothing of a used authorization", want: "invalid_exact_evm_nonce_already_used",
 			make: func(d *desk) body { return d.submitted(d.payIn(d.token(d.T, "SilentToken"), "SilentToken")) },
 		},
 		{
 			name: "the token pays only whoever asks", want: accepted, settle: "invalid_exact_evm_transaction_failed",
 			make: in("FickleToken"),
+		},
+		{
+			name: "less is asked for than is accepted", want: "amount_too_low", strict: true,
+			make: func(d *desk) body { return d.pay().set(d.amount(), "9999") },
 		},
 		{name: "the token is not one that is accepted by default", want: invalidTerms, strict: true, make: in("SilentToken")},
 	}

@@ -77,7 +77,7 @@ func newSite(t *testing.T) *site {
 	factories := []string{s.factory.Hex(), s.doorFactory.Hex()}
 	s.node = newNode(t, s.chain.URL())
 	s.ours = s.startOurs(t, s.chain.URL(), "20s", map[string]any{"allow_any_asset": true, "eip6492_factories": factories})
-	s.strict = s.startOurs(t, s.node.URL, "1s", nil)
+	s.strict = s.startOurs(t, s.node.URL, "1s", map[string]any{"assets": []any{map[string]any{"address": s.chain.USDC().Hex(), "min_amount": 10_000}}})
 	allowed := "FACTORIES=" + strings.Join(factories, ",")
 	start := []struct {
 		to   **facilitator

@@ -72,22 +72,31 @@ func appendBytes(b, v []byte) []byte {
 	return b
 }
 
+// Overloads of transferWithAuthorization that a token has.
+type Overloads int
+
+// The zero value stands for both.
+const (
+	BothOverloads Overloads = iota
+	VRSOverload
+	BytesOverload
+)
+
+// Takes says whether a signature of that many bytes can be put into a call.
+func (o Overloads) Takes(length int) bool { return length == 65 || o != VRSOverload }
+
 // TransferData is the calldata of transferWithAuthorization. A 65-byte
 // signature takes the v,r,s overload, any other the bytes overload (FiatToken
-// v2.2, which asks the payer's code: EIP-1271).
-func TransferData(a Authorization, signature []byte) []byte {
-	if len(signature) != 65 {
-		return TransferBytesData(a, signature)
+// v2.2, which asks the payer's code: EIP-1271), as does every one where the token
+// has no other.
+func TransferData(a Authorization, signature []byte, o Overloads) []byte {
+	if len(signature) != 65 || o == BytesOverload {
+		words := a.words()
+		words = append(words, intWord(32*(len(words)+1)))
+		return appendBytes(pack(selTransferBytes, words...), signature)
 	}
 	v, r, s := intWord(int(signature[64])), word(signature[:32]), word(signature[32:64])
 	return pack(selTransferVRS, append(a.words(), v, r, s)...)
-}
-
-// TransferBytesData is TransferData by the bytes overload whatever the length.
-func TransferBytesData(a Authorization, signature []byte) []byte {
-	words := a.words()
-	words = append(words, intWord(32*(len(words)+1)))
-	return appendBytes(pack(selTransferBytes, words...), signature)
 }
 
 func (a Authorization) words() []word {
@@ -124,6 +133,30 @@ func Aggregate3Data(calls []Call3) []byte {
 		b = appendBytes(b, c.Data)
 	}
 	return b
+}
+
+// Forgiving is the calldata of an aggregate3 with every failure allowed, so that
+// the result tells which part failed and why; false where data is no such call as
+// Aggregate3Data writes.
+func Forgiving(data []byte) ([]byte, bool) {
+	const head = 4 + 64 // selector, the array's offset and length
+	if len(data) < head || binary.BigEndian.Uint32(data) != selAggregate3 || !wordIs(data, 4, 32) {
+		return nil, false
+	}
+	n, ok := smallWord(data[36:head])
+	if !ok || n > (len(data)-head)/32 {
+		return nil, false
+	}
+	forgiving := bytes.Clone(data)
+	for i := range n {
+		at, ok := smallWord(data[head+32*i : head+32*i+32])
+		if !ok || at > len(data)-head-64 {
+			return nil, false
+		}
+		allow := intWord(1)
+		copy(forgiving[head+at+32:], allow[:])
+	}
+	return forgiving, true
 }
 
 // Call3Result is what came of one call of aggregate3.

@@ -111,11 +111,11 @@ func TestCalldataIsWhatGoEthereumPacks(t *testing.T) {
 		a := randomAuthorization(rng)
 		signature := randomBytes(rng, 65)
 		vrs := append(a.reference(), signature[64], [32]byte(signature[:32]), [32]byte(signature[32:64]))
-		if got, want := TransferData(a, signature), reference(t, selTransferVRS, "vrs", vrs...); !bytes.Equal(got, want) {
+		if got, want := TransferData(a, signature, BothOverloads), reference(t, selTransferVRS, "vrs", vrs...); !bytes.Equal(got, want) {
 			t.Fatalf("v,r,s overload of %+v: %x, want %x", a, got, want)
 		}
 		want := reference(t, selTransferBytes, "bytes", append(a.reference(), signature)...)
-		if got := TransferBytesData(a, signature); !bytes.Equal(got, want) {
+		if got := TransferData(a, signature, BytesOverload); !bytes.Equal(got, want) {
 			t.Fatalf("bytes overload with 65 bytes: %x, want %x", got, want)
 		}
 		long := randomBytes(rng, rng.IntN(300))
@@ -123,7 +123,7 @@ func TestCalldataIsWhatGoEthereumPacks(t *testing.T) {
 			continue
 		}
 		want = reference(t, selTransferBytes, "bytes", append(a.reference(), long)...)
-		if got := TransferData(a, long); !bytes.Equal(got, want) {
+		if got := TransferData(a, long, BothOverloads); !bytes.Equal(got, want) {
 			t.Fatalf("bytes overload with %d bytes: %x, want %x", len(long), got, want)
 		}
 		want = reference(t, selIsValidSignature, "isValidSignature", [32]byte(a.Nonce), long)

@@ -108,7 +108,7 @@ func TestSimulationsAtOnceShareRequests(t *testing.T) {
 			case 4:
 				to = chain.Address(reverter)
 			}
-			ctx := evm.Watched(t.Context(), sync.OnceFunc(queued.Done))
+			ctx := evm.Waiting(t.Context(), sync.OnceFunc(queued.Done))
 			got, err := simulator.Simulate(ctx, evm.Simulation{
 				Message: evm.Message{To: to, Data: evm.BalanceOfData(chain.Address(payer)), Gas: 200_000},
 				Payer:   chain.Address{0: 1, 19: byte(i)}, Sharable: i%2 == 0,

@@ -21,6 +21,6 @@ func BenchmarkRecover(b *testing.B) {
 func BenchmarkTransferData(b *testing.B) {
 	a, signature := vector(b), vectorBytes(b)
 	for b.Loop() {
-		TransferData(a, signature)
+		TransferData(a, signature, BothOverloads)
 	}
 }

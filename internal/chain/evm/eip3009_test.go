@@ -54,8 +54,8 @@ func TestVectorsOfAnotherImplementation(t *testing.T) {
 		length   int
 		keccak   string
 	}{
-		{"v,r,s", TransferData(a, signature.Inner), 292, "0x722b1cf9c38804fc916b9dc56df73d3b8fa844453a87a58002e673677bafe132"},
-		{"bytes", TransferBytesData(a, signature.Inner), 356, "0x9e00987fbdb00427581bbc846738794bfb61744a8d95e3b25e66f75a153a88bd"},
+		{"v,r,s", TransferData(a, signature.Inner, BothOverloads), 292, "0x722b1cf9c38804fc916b9dc56df73d3b8fa844453a87a58002e673677bafe132"},
+		{"bytes", TransferData(a, signature.Inner, BytesOverload), 356, "0x9e00987fbdb00427581bbc846738794bfb61744a8d95e3b25e66f75a153a88bd"},
 	} {
 		if got := hexutil.Encode(crypto.Keccak256(c.data)); len(c.data) != c.length || got != c.keccak {
 			t.Errorf("%s overload: %d bytes with hash %s", c.overload, len(c.data), got)

@@ -1,12 +1,18 @@
 package evm
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strings"
 	"unicode"
 )
+
+// RevertText is what a call said that reverted with this data.
+func RevertText(data []byte) string {
+	return cmp.Or(decodeRevert(data), "execution reverted")
+}
 
 // decodeRevert reads Error(string) and Panic(uint256); anything else is named
 // by its selector. Empty data gives "".

@@ -219,7 +219,7 @@ func FuzzParseSignature(f *testing.F) {
 				t.Errorf("plain %q came out as %+v", text, s)
 			}
 		}
-		TransferData(Authorization{}, s.Inner)
+		TransferData(Authorization{}, s.Inner, BothOverloads)
 		Recover(chain.Hash{}, s.Inner)
 	})
 }

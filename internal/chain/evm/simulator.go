@@ -33,6 +33,9 @@ type Simulation struct {
 	// BalanceOf is a token of which Payer's balance is asked for as well, as it is
 	// before the transfer; zero for none.
 	BalanceOf chain.Address
+	// Watched is the transfer that the call is to make, if it is to be looked at
+	// what the call does; nil where its success is enough. It is not shared then.
+	Watched *Watched
 }
 
 // Simulated is what a simulation showed.
@@ -45,6 +48,9 @@ type Simulated struct {
 	// Balance in atomic units, where it was asked for and Counted.
 	Balance x402.Uint256
 	Counted bool
+	// Deed is what a call was seen to do that was watched and succeeds; nil on a
+	// chain without Multicall3, where nobody can watch.
+	Deed *Deed
 }
 
 // Simulator tries transfers of many callers together: while some round trips are
@@ -121,7 +127,7 @@ func sharing(ms []Simulation) []bool {
 	n, last := 0, 0
 	for i := range ms {
 		m := &ms[i]
-		if !m.Sharable || payers[m.Payer] || payees[m.Payer] || payers[m.Payee] {
+		if !m.Sharable || m.Watched != nil || payers[m.Payer] || payees[m.Payer] || payers[m.Payee] {
 			continue
 		}
 		shared[i] = true

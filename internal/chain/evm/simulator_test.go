@@ -47,7 +47,7 @@ func TestCallersShareATrip(t *testing.T) {
 	call := func(i int) {
 		callers.Go(func() {
 			data := []byte{1, byte(i)}
-			got, err := s.Simulate(Watched(t.Context(), sync.OnceFunc(queued.Done)), Simulation{Message: Message{Data: data}})
+			got, err := s.Simulate(Waiting(t.Context(), sync.OnceFunc(queued.Done)), Simulation{Message: Message{Data: data}})
 			if err != nil || got.OK == (i%16 == 7) || got.AtLeast != 42 || got.Counted {
 				t.Errorf("%d: %+v, %v", i, got, err)
 			}

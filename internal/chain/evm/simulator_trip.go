@@ -31,6 +31,9 @@ type trip struct {
 	// outs and balances are of those that have calls of their own.
 	outs, balances []hexBytes
 	own, counted   []*query
+	// sights are what was seen of those that are watched.
+	sights  []hexBytes
+	watched []*query
 }
 
 func newTrip(ms []Simulation, shared []bool) *trip {
@@ -38,8 +41,9 @@ func newTrip(ms []Simulation, shared []bool) *trip {
 	t := &trip{
 		ms: ms, at: make([]int, n), outs: make([]hexBytes, n), balances: make([]hexBytes, n),
 		own: make([]*query, n), counted: make([]*query, n),
+		sights: make([]hexBytes, n), watched: make([]*query, n),
 	}
-	t.qs = append(make([]*query, 0, n+2), &query{method: "eth_blockNumber", result: &t.height})
+	t.qs = append(make([]*query, 0, n+3), &query{method: "eth_blockNumber", result: &t.height})
 	var frame Message
 	for i := range ms {
 		m := &ms[i]
@@ -58,6 +62,10 @@ func newTrip(ms []Simulation, shared []bool) *trip {
 		}
 		t.own[i] = callQuery(m.Message, &t.outs[i])
 		t.qs = append(t.qs, t.own[i])
+		if m.Watched != nil {
+			t.watched[i] = callQuery(m.Watched.message(m.Message), &t.sights[i])
+			t.qs = append(t.qs, t.watched[i])
+		}
 	}
 	if len(t.calls) > 0 {
 		frame.To, frame.Data, frame.Gas = Multicall3(), Aggregate3Data(t.calls), sharedGas*uint64(len(t.calls)+1)
@@ -125,4 +133,7 @@ func (t *trip) alone(i int, r *coalesce.Result[Simulated]) {
 		return
 	}
 	r.Value.OK = t.own[i].err == nil
+	if q := t.watched[i]; q != nil && r.Value.OK {
+		r.Value.Deed, r.Err = deedOf(q.err, t.sights[i])
+	}
 }

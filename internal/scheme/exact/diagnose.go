@@ -30,7 +30,7 @@ type question struct {
 type findings struct {
 	call, state, name, version, balance evm.Result
 	paused, payerBlocked, payeeBlocked  evm.Result
-	wallet                              evm.Result
+	wallet, parts                       evm.Result
 	code                                []byte
 }
 
@@ -67,7 +67,22 @@ func (s *Scheme) diagnose(ctx context.Context, q question) error {
 	case counted && balance.Cmp(q.auth.Value) < 0:
 		return x402.Reject(x402.ReasonExactInsufficientBalance, fmt.Sprintf("the payer has %s, the payment takes %s", balance, q.auth.Value))
 	}
-	return x402.Reject(byText(revert.Message), f.explain(revert.Message))
+	text := f.inner(revert.Message)
+	return x402.Reject(byText(text), f.explain(text))
+}
+
+// inner is what the part of an aggregated call said that failed, in place of the
+// aggregator's own words.
+func (f *findings) inner(text string) string {
+	parts, ok := evm.DecodeAggregate3(f.parts.Data)
+	if f.parts.Err != nil || !ok || len(parts) != 2 || parts[1].Success {
+		return text
+	}
+	text = evm.RevertText(parts[1].Data)
+	if !parts[0].Success {
+		text = "the wallet was not deployed (" + evm.RevertText(parts[0].Data) + "): " + text
+	}
+	return text
 }
 
 // ask makes the round trip. What reverts is told as it is; the error says that
@@ -89,6 +104,12 @@ func (s *Scheme) ask(ctx context.Context, q question) (f findings, _ error) {
 		{view(q.asset, evm.IsBlacklistedData(q.auth.From)), &f.payerBlocked},
 		{view(q.asset, evm.IsBlacklistedData(q.auth.To)), &f.payeeBlocked},
 		{view(q.auth.From, evm.IsValidSignatureData(q.digest, q.signature)), &f.wallet},
+	}
+	if forgiving, ok := evm.Forgiving(q.call.Data); ok && q.call.To == evm.Multicall3() {
+		asked = append(asked, struct {
+			message evm.Message
+			to      *evm.Result
+		}{view(q.call.To, forgiving), &f.parts})
 	}
 	messages := make([]evm.Message, len(asked))
 	for i := range asked {

@@ -32,9 +32,18 @@ type Config struct {
 	// ExpirySlack is how long before validBefore an authorization counts as expired:
 	// time to be mined. Official SDK: 6 s.
 	ExpirySlack time.Duration
-	// Known are tokens that behave: simulations of their payments may share one
-	// eth_call.
-	Known []chain.Address
+	// Tokens that something is known of; nothing is of others that may be paid with.
+	Tokens map[chain.Address]Token
+}
+
+// Token is what is known of a token.
+type Token struct {
+	// WellBehaved: it moves exactly what is signed for or reverts, also where the
+	// authorization was used before. Simulations of its payments may share one
+	// eth_call, and show all there is to see. Others are watched: what they did to
+	// authorization and payee is looked at.
+	WellBehaved bool
+	Overloads   evm.Overloads
 }
 
 // Scheme is safe for concurrent use.
@@ -161,14 +170,18 @@ func (p *exactPayment) signatureHash() chain.Hash {
 // that it costs, nothing. The deployment may fail (somebody else may be
 // faster), the transfer may not.
 func (p *exactPayment) call() chain.Call {
+	transfer := evm.TransferData(p.auth, p.canonical(), p.token().Overloads)
 	if !p.deploy {
-		return chain.Call{To: p.asset, Data: evm.TransferData(p.auth, p.canonical())}
+		return chain.Call{To: p.asset, Data: transfer}
 	}
 	return chain.Call{To: evm.Multicall3(), Data: evm.Aggregate3Data([]evm.Call3{
 		{Target: p.signature.Factory, AllowFailure: true, Data: p.signature.FactoryData},
-		{Target: p.asset, Data: evm.TransferBytesData(p.auth, p.signature.Inner)},
+		{Target: p.asset, Data: transfer},
 	})}
 }
+
+// token is what is known of the asset.
+func (p *exactPayment) token() Token { return p.scheme.Tokens[p.asset] }
 
 // canonical lifts v 0/1 of an ECDSA signature to the 27/28 that tokens ask
 // for. What a wallet's code is to judge is left as it came.

@@ -29,9 +29,6 @@ func (p *exactPayment) spare(ctx context.Context, seen evm.Simulated, promised p
 	return p.beyond(now, true, rest)
 }
 
-// viewGas is what reading a balance or an authorization's state may take.
-const viewGas = 50_000
-
 // unpaid reads the payer's balance, and what is left of the promises, in one call:
 // from two, a node that gets a block between them tells numbers that don't fit
 // together.
@@ -41,7 +38,7 @@ func (p *exactPayment) unpaid(ctx context.Context, at uint64, promised payment.P
 		calls = append(calls, evm.Call3{Target: p.asset, AllowFailure: true, Data: evm.AuthorizationStateData(p.auth.From, o.Nonce)})
 	}
 	out, err := p.scheme.client.Call(ctx, evm.Message{
-		From: p.scheme.Sender, To: evm.Multicall3(), Data: evm.Aggregate3Data(calls), Gas: viewGas * uint64(len(calls)+1), Block: at,
+		From: p.scheme.Sender, To: evm.Multicall3(), Data: evm.Aggregate3Data(calls), Gas: evm.ViewGas * uint64(len(calls)+1), Block: at,
 	})
 	if _, judged := evm.IsRevert(err); err != nil && !judged {
 		return balance, left, false, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"time"
 
@@ -59,6 +60,9 @@ func (p *exactPayment) Check(ctx context.Context, now time.Time) error {
 	p.digest = p.auth.Digest(separator)
 	if err := p.checkSignature(ctx); err != nil {
 		return err
+	}
+	if n := len(p.signature.Inner); !p.token().Overloads.Takes(n) {
+		return x402.Reject(x402.ReasonExactSimulationFailed, fmt.Sprintf("the token takes signatures of 65 bytes only, this one has %d", n))
 	}
 	if err := p.checkAuthorization(now); err != nil {
 		return err
@@ -125,6 +129,8 @@ func (p *exactPayment) checkSignature(ctx context.Context) error {
 		return p.rejectSignature(ctx, "not signed by the payer")
 	case !slices.Contains(p.scheme.Factories, p.signature.Factory):
 		return x402.Reject(x402.ReasonFactoryNotAllowed, fmt.Sprintf("wallet factory %s is not allowed here", p.signature.Factory))
+	case p.recovered: // wrapped for nothing: there is an account and no wallet to deploy
+		return nil
 	}
 	// Nothing but the simulation of deployment and transfer proves this one.
 	p.deploy, p.recovered = true, false
@@ -192,7 +198,10 @@ func (p *exactPayment) Simulate(ctx context.Context, promised payment.Promised) 
 	tried := evm.Simulation{
 		Message: evm.Message{From: s.Sender, To: call.To, Data: call.Data, Gas: s.MaxGas},
 		Payer:   p.auth.From, Payee: p.payTo,
-		Sharable: p.recovered && slices.Contains(s.Known, p.asset) && !s.coded.has(p.auth.From),
+		Sharable: p.recovered && p.token().WellBehaved && !s.coded.has(p.auth.From),
+	}
+	if !p.token().WellBehaved {
+		tried.Watched = &evm.Watched{Token: p.asset, Auth: p.auth}
 	}
 	if !promised.IsZero() {
 		tried.BalanceOf = p.asset
@@ -205,8 +214,34 @@ func (p *exactPayment) Simulate(ctx context.Context, promised payment.Promised) 
 			digest: p.digest, signature: p.signature.Inner, recovered: p.recovered,
 		})
 	}
+	if err == nil && seen.Deed != nil {
+		err = p.judge(seen.Deed)
+	}
 	if err == nil && !promised.IsZero() {
 		outlook.Spare, err = p.spare(ctx, seen, promised)
 	}
 	return outlook, err
+}
+
+// judge refuses a transfer that a token takes and does not make as it was signed:
+// its transaction would succeed, and prove nothing (I5).
+func (p *exactPayment) judge(d *evm.Deed) error {
+	received := new(big.Int).Sub(d.After.Big(), d.Before.Big())
+	want := p.auth.Value.Big()
+	if p.auth.From == p.auth.To {
+		want = new(big.Int)
+	}
+	switch {
+	case !d.Told:
+		return x402.Reject(x402.ReasonExactNotSupported, "the token does not answer authorizationState (EIP-3009) and balanceOf")
+	case d.UsedBefore:
+		return x402.Reject(x402.ReasonExactNonceUsed, "the authorization was used or cancelled before")
+	case !d.Done:
+		return x402.Reject(x402.ReasonExactSimulationFailed, "the token makes the transfer for some senders only, or with just some gas")
+	case received.Cmp(want) != 0:
+		return x402.Reject(x402.ReasonExactTransferMismatch, fmt.Sprintf("the token would take the call and give the payee %s, of %s", received, p.auth.Value))
+	case !d.Used:
+		return x402.Reject(x402.ReasonExactTransferMismatch, "the token would take the call and not use the authorization up")
+	}
+	return nil
 }

@@ -88,19 +88,19 @@ func (s *Server) PID() int {
 
 // Database makes a migrated database that lives as long as the test, and
 // returns its URL.
-func (s *Server) Database(t testing.TB) string {
-	t.Helper()
+func (s *Server) Database(tb testing.TB) string {
+	tb.Helper()
 	name := "facilitator_" + unique() + "_test"
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE "+s.template); err != nil {
-		t.Fatalf("create database: %v", err)
+	if err := s.exec(tb.Context(), "CREATE DATABASE "+name+" TEMPLATE "+s.template); err != nil {
+		tb.Fatalf("create database: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := s.exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
-			t.Errorf("drop database: %v", err)
+			tb.Errorf("drop database: %v", err)
 		}
 	})
 	return s.database(name)

@@ -1,9 +1,35 @@
 package config
 
-// defaultAsset returns the token contract accepted on a chain where the configuration
-// names none: its USDC, or the dollar token that the official SDK 2.27 takes in
-// its place. Only tokens with EIP-3009 are listed; "" elsewhere.
-func defaultAsset(network string) string {
+// defaultAssets are the tokens accepted on a chain where the configuration names
+// none.
+func defaultAssets(network string) (assets []string) {
+	for _, a := range []string{dollar(network), euro(network)} {
+		if a != "" {
+			assets = append(assets, a)
+		}
+	}
+	return assets
+}
+
+// euro returns the chain's EURC, of the same code as USDC; "" where there is none.
+func euro(network string) string {
+	switch network {
+	case "eip155:8453": // Base
+		return "0x60a3E35Cc302bFA44Cb288Bc5a4F316Fdb1adb42"
+	case "eip155:84532": // Base Sepolia
+		return "0x808456652fdb597867f38412077A9182bf77359F"
+	case "eip155:1": // Ethereum
+		return "0x1aBaEA1f7C830bD89Acc67eC4af516284b1bC33c"
+	case "eip155:43114": // Avalanche C
+		return "0xC891EB4cbdEFf6e073e859e987815Ed1505c2ACD"
+	default:
+		return ""
+	}
+}
+
+// dollar returns the chain's USDC, or the dollar token that the official SDK 2.27
+// takes in its place. Only tokens with EIP-3009 are listed; "" elsewhere.
+func dollar(network string) string {
 	switch network {
 	case "eip155:8453": // Base
 		return "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
