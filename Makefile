@@ -15,7 +15,7 @@ NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz bench bench/settle bench/verify tidy clean
+.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz fuzz/verify bench bench/settle bench/verify tidy clean
 
 help: ## Show this list
 	@echo 'Needs Go >= 1.26 and Node >= 20 with npm.'
@@ -63,6 +63,9 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s)
 			go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "$$(dirname "$$file")" </dev/null || exit 1; \
 		done; \
 	done
+
+fuzz/verify: tools ## Verify mutated payments for FUZZTIME, each valid one checked on chain; SEED=N repeats a run
+	FUZZTIME=$(FUZZTIME) TEST_SEED=$(SEED) go test -count=1 -v -timeout 10h -run '^TestVerifyOfMutants$$' ./test
 
 bench: ## Run the benchmarks of the Go packages
 	go test -run='^$$' -bench=. -benchmem ./...

@@ -190,6 +190,13 @@ func walletAsk(t *testing.T, c *devnet.Chain, to common.Address, data []byte) co
 func (w smartWallet) sale(t *testing.T, c *devnet.Chain, key devnet.Key, index int64, bare bool) (devnet.Sale, badBody) {
 	t.Helper()
 	deal, body := walletSale(t, c, 2, key, w.wallet)
+	w.sign(t, c, deal, body, key, index, bare)
+	return deal, body
+}
+
+// sign puts the signature of key, who says to be the owner at index, into a body.
+func (w smartWallet) sign(t *testing.T, c *devnet.Chain, deal devnet.Sale, body badBody, key devnet.Key, index int64, bare bool) {
+	t.Helper()
 	safeFor := walletTyped(
 		[][]byte{
 			crypto.Keccak256([]byte("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")),
@@ -206,7 +213,6 @@ func (w smartWallet) sale(t *testing.T, c *devnet.Chain, key devnet.Key, index i
 		inner = walletWrap(w.factory, w.data, inner)
 	}
 	body.set(badSignature, hexutil.Encode(inner))
-	return deal, body
 }
 
 // TestWalletsLikeCoinbases deploys and charges smart wallets in one transaction,
