@@ -48,65 +48,67 @@ type mutantPayment struct {
 }
 
 func readMutant(text string) (*mutantPayment, error) {
-	type terms struct {
-		Scheme, Asset, PayTo      string
-		Amount, MaxAmountRequired string
-	}
-	var r struct {
-		X402Version         json.Number
-		PaymentRequirements terms
-		PaymentPayload      struct {
-			X402Version json.Number
-			Payload     struct {
-				Signature     string
-				Authorization struct{ From, To, Value, ValidAfter, ValidBefore, Nonce string }
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(text), &r); err != nil {
+	var whole map[string]any // whose keys are matched as they are spelled
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&whole); err != nil {
 		return nil, fmt.Errorf("it can't be read: %w", err)
 	}
-	a, terms2 := r.PaymentPayload.Payload.Authorization, r.PaymentRequirements
-	p := &mutantPayment{scheme: terms2.Scheme}
+	at := func(path string) any {
+		var v any = whole
+		for key := range strings.SplitSeq(path, ".") {
+			object, _ := v.(map[string]any)
+			v = object[key]
+		}
+		return v
+	}
+	textAt := func(path string) string {
+		s, _ := at(path).(string)
+		return s
+	}
+	const authorization, terms = "paymentPayload.payload.authorization.", "paymentRequirements."
+	p := &mutantPayment{scheme: textAt(terms + "scheme")}
 	var err error
 	if p.abi, err = abi.JSON(strings.NewReader(mutantABI)); err != nil {
 		return nil, err
 	}
-	for _, f := range []struct {
-		text string
-		to   *common.Address
-	}{{terms2.Asset, &p.asset}, {terms2.PayTo, &p.payTo}, {a.From, &p.from}, {a.To, &p.to}} {
-		if !common.IsHexAddress(f.text) {
-			return nil, fmt.Errorf("%q is no address", f.text)
+	for path, to := range map[string]*common.Address{
+		terms + "asset": &p.asset, terms + "payTo": &p.payTo, authorization + "from": &p.from, authorization + "to": &p.to,
+	} {
+		if !common.IsHexAddress(textAt(path)) {
+			return nil, fmt.Errorf("%s: %q is no address", path, textAt(path))
 		}
-		*f.to = common.HexToAddress(f.text)
+		*to = common.HexToAddress(textAt(path))
 	}
-	amount := terms2.Amount
-	if r.PaymentPayload.X402Version == "1" {
-		amount = terms2.MaxAmountRequired
+	amount := terms + "amount"
+	version := at("paymentPayload.x402Version")
+	if version == nil {
+		version = at("x402Version")
 	}
-	for _, f := range []struct {
-		text string
-		to   **big.Int
-	}{{amount, &p.amount}, {a.Value, &p.value}, {a.ValidAfter, &p.validAfter}, {a.ValidBefore, &p.validBefore}} {
-		n, ok := new(big.Int).SetString(f.text, 10)
+	if version == json.Number("1") {
+		amount = terms + "maxAmountRequired"
+	}
+	for path, to := range map[string]**big.Int{
+		amount: &p.amount, authorization + "value": &p.value, authorization + "validAfter": &p.validAfter, authorization + "validBefore": &p.validBefore,
+	} {
+		n, ok := new(big.Int).SetString(textAt(path), 10)
 		if !ok {
-			return nil, fmt.Errorf("%q is no number", f.text)
+			return nil, fmt.Errorf("%s: %q is no number", path, textAt(path))
 		}
-		*f.to = n
+		*to = n
 	}
-	nonce, err := hexutil.Decode(a.Nonce)
+	nonce, err := hexutil.Decode(textAt(authorization + "nonce"))
 	if err != nil || len(nonce) != 32 {
-		return nil, fmt.Errorf("nonce %q: %w", a.Nonce, err)
+		return nil, fmt.Errorf("nonce: %w", err)
 	}
 	p.nonce = [32]byte(nonce)
-	if p.signature, err = hexutil.Decode(strings.Replace(r.PaymentPayload.Payload.Signature, "0X", "0x", 1)); err != nil {
+	if p.signature, err = hexutil.Decode(strings.Replace(textAt("paymentPayload.payload.signature"), "0X", "0x", 1)); err != nil {
 		return nil, fmt.Errorf("signature: %w", err)
 	}
 	return p, nil
 }
 
-// pack packs a call of the token by the selector of its real name.
+// transfer is the call of the token, by the selector of its real name.
 func (p *mutantPayment) transfer(signature []byte) ([]byte, error) {
 	arguments := []any{p.from, p.to, p.value, p.validAfter, p.validBefore, p.nonce}
 	const types = "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,"
@@ -140,7 +142,8 @@ func (p *mutantPayment) paid(t *testing.T, c *devnet.Chain, sender common.Addres
 			deployment = []mutantCall{{Target: factory, AllowFailure: true, CallData: data}}
 		}
 	}
-	if len(inner) == 65 && inner[64] < 27 && len(code) == 0 {
+	hasKey := len(code) == 0 || bytes.HasPrefix(code, []byte{0xef, 0x01, 0x00}) // EIP-7702
+	if len(inner) == 65 && inner[64] < 27 && hasKey {
 		inner = bytes.Clone(inner)
 		inner[64] += 27
 	}
