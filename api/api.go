@@ -6,7 +6,9 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -15,6 +17,7 @@ import (
 	v1 "facilitator/api/v1"
 	v2 "facilitator/api/v2"
 	"facilitator/internal/chain"
+	"facilitator/internal/client"
 	"facilitator/internal/payment"
 	"facilitator/internal/x402"
 )
@@ -39,11 +42,26 @@ type Payments interface {
 
 // Deps of the API; all are required but Metrics and PathPrefix.
 type Deps struct {
-	Verifier  Verifier
-	Settler   Settler
-	Payments  Payments
-	Supported v2.SupportedResponse
-	Names     v1.Names
+	Verifier Verifier
+	Settler  Settler
+	Payments Payments
+	// Supported is asked for each time: a network that can't settle is left out.
+	Supported func() v2.SupportedResponse
+	// Networks that are served, whether or not they can settle now.
+	Networks []x402.Network
+	Names    v1.Names
+	Clients  Clients
+	Limits   Limits
+	// Anonymous is the client of callers without a key; without scopes they may call
+	// nothing.
+	Anonymous *client.Client
+	// MaxCalls and MaxGuesses are how many calls a second one address may make, and
+	// how many without a good key; 0 is any number.
+	MaxCalls, MaxGuesses int
+	// TrustedProxies are believed when they say for whom they call.
+	TrustedProxies []netip.Prefix
+	// MaxVerifying is how many /verify may be under way; 0 is any number.
+	MaxVerifying int
 	// Ready says whether to send requests here, and every problem there is, each
 	// safe to show.
 	Ready        func(ctx context.Context) (ready bool, problems []string)
@@ -63,6 +81,11 @@ type server struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	answers  *prometheus.CounterVec
+	denials  *prometheus.CounterVec
+	// calls and guesses, without a good key, are bounded by address.
+	calls, guesses addressRate
+	// verifying counts the /verify under way.
+	verifying atomic.Int64
 }
 
 // New returns the handler of every route.
@@ -79,8 +102,12 @@ func New(d Deps) http.Handler {
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "facilitator", Name: "answers_total", Help: "Answers of verify and settle by reason; ok is success, a status stands where nothing was judged.",
 		}, []string{"route", "reason"}),
+		denials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "facilitator", Name: "denials_total", Help: "Calls that were not let through, by the check that failed.",
+		}, []string{"check"}),
+		calls: addressRate{perSecond: d.MaxCalls}, guesses: addressRate{perSecond: d.MaxGuesses},
 	}
-	d.Registerer.MustRegister(s.requests, s.seconds, s.answers)
+	d.Registerer.MustRegister(s.requests, s.seconds, s.answers, s.denials)
 
 	root := chi.NewRouter()
 	root.NotFound(s.handle("none", s.notFound))
@@ -88,13 +115,18 @@ func New(d Deps) http.Handler {
 	routes := func(r chi.Router) {
 		r.NotFound(s.handle("none", s.notFound))
 		r.MethodNotAllowed(s.handle("none", s.methodNotAllowed))
-		r.Post("/verify", s.handle("/verify", s.verify))                        // resource servers
-		r.Post("/settle", s.handle("/settle", s.settle))                        // resource servers
-		r.Get("/supported", s.handle("/supported", s.supported))                // resource servers at their start
-		r.Get("/settlements", s.handle("/settlements", s.findSettlements))      // resource servers, to reconcile
-		r.Get("/settlements/{id}", s.handle("/settlements/{id}", s.settlement)) // resource servers, after settlement_pending
-		r.Get("/livez", s.handle("/livez", s.livez))                            // orchestrators: restart me?
-		r.Get("/readyz", s.handle("/readyz", s.readyz))                         // load balancers: send to me?
+		calls := func(r chi.Router) {
+			r.Post("/verify", s.handle("/verify", s.shed(s.as(client.ScopeVerify, s.verify)))) // resource servers
+			r.Post("/settle", s.handle("/settle", s.as(client.ScopeSettle, s.settle)))         // resource servers
+			r.Get("/supported", s.handle("/supported", s.supported))                           // resource servers at their start
+		}
+		calls(r)
+		r.Route("/platform/v2/x402", calls)                                                             // clients of the hosted facilitator
+		r.Get("/whoami", s.handle("/whoami", s.whoami))                                                 // people with a new key
+		r.Get("/settlements", s.handle("/settlements", s.as(client.ScopeRead, s.findSettlements)))      // resource servers, to reconcile
+		r.Get("/settlements/{id}", s.handle("/settlements/{id}", s.as(client.ScopeRead, s.settlement))) // resource servers, after settlement_pending
+		r.Get("/livez", s.handle("/livez", s.livez))                                                    // orchestrators: restart me?
+		r.Get("/readyz", s.handle("/readyz", s.readyz))                                                 // load balancers: send to me?
 		if d.Metrics != nil {
 			r.Method(http.MethodGet, "/metrics", d.Metrics) // Prometheus
 		}

@@ -18,6 +18,7 @@ import (
 	v1 "facilitator/api/v1"
 	v2 "facilitator/api/v2"
 	"facilitator/internal/chain"
+	"facilitator/internal/client"
 	"facilitator/internal/payment"
 	"facilitator/internal/x402"
 )
@@ -76,6 +77,16 @@ func (p *payments) PaymentsByNonce(_ context.Context, n x402.Network, payer chai
 	return p.list, p.err
 }
 
+// nobody knows no client: every caller is the anonymous one.
+type nobody struct{}
+
+func (nobody) Identify(client.Call) (*client.Client, error) { return nil, nil }
+
+type noLimits struct{}
+
+func (noLimits) Take(*client.Client) error   { return nil }
+func (noLimits) Afford(*client.Client) error { return nil }
+
 // bench is a handler with all that it depends on.
 type bench struct {
 	deps     api.Deps
@@ -97,13 +108,17 @@ func newBench() *bench {
 	b.deps = api.Deps{
 		Verifier: verifier(func(context.Context, *x402.Request) (string, error) { return payer, nil }),
 		Settler:  b.settler, Payments: b.payments,
-		Supported: v2.SupportedResponse{
-			Kinds: []v2.Kind{
-				{X402Version: 2, Scheme: "exact", Network: "eip155:84532", Extra: map[string]any{"confirmation": map[string]any{"default": "mined"}}},
-				{X402Version: 1, Scheme: "exact", Network: "base-sepolia"},
-			},
-			Extensions: []string{}, Signers: map[string][]string{"eip155:*": {"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"}},
+		Supported: func() v2.SupportedResponse {
+			return v2.SupportedResponse{
+				Kinds: []v2.Kind{
+					{X402Version: 2, Scheme: "exact", Network: "eip155:84532", Extra: map[string]any{"confirmation": map[string]any{"default": "mined"}}},
+					{X402Version: 1, Scheme: "exact", Network: "base-sepolia"},
+				},
+				Extensions: []string{}, Signers: map[string][]string{"eip155:*": {"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"}},
+			}
 		},
+		Networks: []x402.Network{"eip155:84532"},
+		Clients:  nobody{}, Limits: noLimits{}, Anonymous: &client.Client{Name: "anonymous", Scopes: client.Scopes()},
 		Names:        v1.Names{"base-sepolia": "eip155:84532"},
 		Ready:        func(context.Context) (bool, []string) { return true, nil },
 		MaxBodyBytes: maxBody, ReadTimeout: readTimeout, Now: time.Now,

@@ -10,6 +10,7 @@ import (
 
 	v1 "facilitator/api/v1"
 	v2 "facilitator/api/v2"
+	"facilitator/internal/client"
 	"facilitator/internal/payment"
 	"facilitator/internal/x402"
 )
@@ -98,7 +99,22 @@ func refusal(err error) (status int, reason x402.Reason, message string, ok bool
 	return status, reason, field.Error(), true
 }
 
-func (s *server) verify(w http.ResponseWriter, r *http.Request) answer {
+// shed answers at once, and without reading anything, while as many are under way
+// as may be: whoever waits in a queue that is too long is served too late.
+func (s *server) shed(h handler) handler {
+	if s.MaxVerifying == 0 {
+		return h
+	}
+	return func(w http.ResponseWriter, r *http.Request) answer {
+		defer s.verifying.Add(-1)
+		if s.verifying.Add(1) > int64(s.MaxVerifying) {
+			return unavailable("too many verifications are under way", nil)
+		}
+		return h(w, r)
+	}
+}
+
+func (s *server) verify(w http.ResponseWriter, r *http.Request, who *client.Client) answer {
 	body, failed := s.readBody(w, r)
 	if failed != nil {
 		return *failed
@@ -106,6 +122,9 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request) answer {
 	c, err := s.decode(body)
 	payer := ""
 	if err == nil {
+		if denial := mayPay(who, c.req); denial != nil {
+			return s.denied(denial, who)
+		}
 		payer, err = s.Verifier.Verify(r.Context(), c.req)
 	}
 	attrs := []slog.Attr{slog.String("network", c.network), slog.String("payer", payer)}
@@ -141,7 +160,12 @@ func wishesOf(h http.Header) (payment.Wishes, error) {
 	return payment.Wishes{IdempotencyKey: key, Level: level}, nil
 }
 
-func (s *server) settle(w http.ResponseWriter, r *http.Request) answer {
+// mayPay says why a client may not have a payment judged.
+func mayPay(who *client.Client, req *x402.Request) error {
+	return who.MayPay(req.Requirements.Network, req.Requirements.Asset, req.Requirements.PayTo)
+}
+
+func (s *server) settle(w http.ResponseWriter, r *http.Request, who *client.Client) answer {
 	body, failed := s.readBody(w, r)
 	if failed != nil {
 		return *failed
@@ -154,6 +178,10 @@ func (s *server) settle(w http.ResponseWriter, r *http.Request) answer {
 	if err != nil {
 		return settleRefused(r, c.network, "", err)
 	}
+	if denial := mayPay(who, c.req); denial != nil {
+		return s.denied(denial, who)
+	}
+	wishes.Client, wishes.Admit = who.ID, func() error { return s.Limits.Afford(who) }
 	result, err := s.Settler.Settle(r.Context(), c.req, wishes)
 	attrs := []slog.Attr{slog.String("network", c.network), slog.String("payer", result.Payer)}
 	header := map[string]string{}
@@ -166,7 +194,10 @@ func (s *server) settle(w http.ResponseWriter, r *http.Request) answer {
 		response.Transaction = hash.String()
 		attrs = append(attrs, slog.String("tx_hash", hash.String()))
 	}
+	denial := (*client.Denial)(nil)
 	switch {
+	case errors.As(err, &denial):
+		return s.denied(err, who)
 	case err != nil:
 		a := settleRefused(r, c.network, result.Payer, err)
 		for k, v := range a.header {

@@ -144,16 +144,25 @@ func printableASCII(s string) bool {
 // took none of it: a client that has read it can't be told apart from one that
 // has not once the kernel did.
 func write(w http.ResponseWriter, a answer) error {
-	body, err := json.Marshal(a.body)
-	if err != nil {
-		return fmt.Errorf("encode answer: %w", err)
-	}
 	h := w.Header()
 	for k, v := range a.header {
 		h.Set(k, v)
 	}
+	if a.status == http.StatusNotModified {
+		w.WriteHeader(a.status)
+		return nil
+	}
+	body, ok := a.body.(json.RawMessage)
+	if !ok {
+		var err error
+		if body, err = json.Marshal(a.body); err != nil {
+			return fmt.Errorf("encode answer: %w", err)
+		}
+	}
 	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-store")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-store")
+	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(a.status)
 	if _, err := w.Write(body); err != nil {
@@ -167,26 +176,30 @@ func write(w http.ResponseWriter, a answer) error {
 
 type errorBody struct {
 	Error string `json:"error"`
+	// Retryable says whether the same call may do better later.
+	Retryable bool `json:"retryable,omitempty"`
+}
+
+// unavailable asks the caller to come again.
+func unavailable(text string, err error) answer {
+	return answer{
+		status: http.StatusServiceUnavailable, body: errorBody{Error: text, Retryable: true}, fault: err,
+		header: map[string]string{"Retry-After": strconv.Itoa(int(retryAfter.Seconds()))},
+	}
 }
 
 // fault maps an error that judges no payment to a status and a text that is
 // safe to show.
 func fault(r *http.Request, err error) answer {
-	unavailable := func(text string) answer {
-		return answer{
-			status: http.StatusServiceUnavailable, body: errorBody{Error: text}, fault: err,
-			header: map[string]string{"Retry-After": strconv.Itoa(int(retryAfter.Seconds()))},
-		}
-	}
 	switch {
 	case r.Context().Err() != nil:
 		return answer{status: statusClientGone, body: errorBody{Error: "the client hung up"}, fault: err}
 	case errors.Is(err, chain.ErrNotReady), errors.Is(err, payment.ErrNotSent):
-		return unavailable(err.Error())
+		return unavailable(err.Error(), err)
 	case errors.Is(err, chain.ErrUnavailable):
-		return unavailable("the chain's node can't be reached, try again")
+		return unavailable("the chain's node can't be reached, try again", err)
 	case errors.Is(err, payment.ErrUnavailable):
-		return unavailable("the record can't be reached, try again")
+		return unavailable("the record can't be reached, try again", err)
 	default:
 		return answer{status: http.StatusInternalServerError, body: errorBody{Error: "internal error"}, fault: err}
 	}

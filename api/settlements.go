@@ -1,6 +1,9 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -11,6 +14,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/client"
 	"facilitator/internal/payment"
 	"facilitator/internal/x402"
 )
@@ -64,9 +68,9 @@ func settlementOf(p *payment.Payment) settlementBody {
 	return b
 }
 
-func (s *server) settlement(_ http.ResponseWriter, r *http.Request) answer {
+func (s *server) settlement(_ http.ResponseWriter, r *http.Request, who *client.Client) answer {
 	p, err := s.Payments.PaymentByID(r.Context(), payment.ID(chi.URLParam(r, "id")))
-	if errors.Is(err, payment.ErrNotFound) {
+	if errors.Is(err, payment.ErrNotFound) || err == nil && p.Client != who.ID { // another's is none
 		return answer{status: http.StatusNotFound, body: errorBody{Error: "no such settlement"}}
 	}
 	if err != nil {
@@ -75,7 +79,7 @@ func (s *server) settlement(_ http.ResponseWriter, r *http.Request) answer {
 	return answer{status: http.StatusOK, body: settlementOf(&p)}
 }
 
-func (s *server) findSettlements(_ http.ResponseWriter, r *http.Request) answer {
+func (s *server) findSettlements(_ http.ResponseWriter, r *http.Request, who *client.Client) answer {
 	q := r.URL.Query()
 	network, problem := s.networkOf(q)
 	if problem != nil {
@@ -106,6 +110,7 @@ func (s *server) findSettlements(_ http.ResponseWriter, r *http.Request) answer 
 	if err != nil {
 		return fault(r, err)
 	}
+	payments = slices.DeleteFunc(payments, func(p payment.Payment) bool { return p.Client != who.ID })
 	list := make([]settlementBody, len(payments))
 	for i := range payments {
 		list[i] = settlementOf(&payments[i])
@@ -116,11 +121,9 @@ func (s *server) findSettlements(_ http.ResponseWriter, r *http.Request) answer 
 // networkOf reads ?network=, in either version's spelling. It may be left out
 // where only one network is served.
 func (s *server) networkOf(q url.Values) (x402.Network, *answer) {
-	var served []string
-	for _, k := range s.Supported.Kinds {
-		if strings.Contains(k.Network, ":") && !slices.Contains(served, k.Network) {
-			served = append(served, k.Network)
-		}
+	served := make([]string, len(s.Networks))
+	for i, n := range s.Networks {
+		served[i] = string(n)
 	}
 	name := q.Get("network")
 	if id, ok := s.Names[name]; ok {
@@ -140,8 +143,22 @@ func badQuery(text string) answer {
 	return answer{status: http.StatusBadRequest, body: errorBody{Error: text}}
 }
 
-func (s *server) supported(http.ResponseWriter, *http.Request) answer {
-	return answer{status: http.StatusOK, body: s.Supported}
+// supported may be kept for half a minute, and asked for anew with the tag of what
+// is known.
+func (s *server) supported(_ http.ResponseWriter, r *http.Request) answer {
+	body, err := json.Marshal(s.Supported())
+	if err != nil {
+		return fault(r, err)
+	}
+	sum := sha256.Sum256(body)
+	tag := `"` + hex.EncodeToString(sum[:16]) + `"`
+	header := map[string]string{"ETag": tag, "Cache-Control": "public, max-age=30"}
+	for known := range strings.SplitSeq(r.Header.Get("If-None-Match"), ",") {
+		if known = strings.TrimPrefix(strings.TrimSpace(known), "W/"); known == tag || known == "*" {
+			return answer{status: http.StatusNotModified, header: header}
+		}
+	}
+	return answer{status: http.StatusOK, body: json.RawMessage(body), header: header}
 }
 
 func (s *server) livez(http.ResponseWriter, *http.Request) answer {

@@ -189,6 +189,7 @@ func (s *setup) configuration(t *testing.T) [][]byte {
 	}
 	defaults, err := json.Marshal(map[string]any{
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "10s"},
+		"clients":  map[string]any{"anonymous": map[string]any{"scopes": []string{"verify", "settle", "read"}, "rate": 0, "gas_per_day": 0}},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"log":      map[string]any{"level": "debug"},
 		"database": map[string]any{"url": s.databaseURL},

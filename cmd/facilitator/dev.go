@@ -225,6 +225,7 @@ func (e *environment) configure() (*config.Config, error) {
 	}
 	defaults, err := json.Marshal(map[string]any{ // JSON is YAML
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s"},
+		"clients":  map[string]any{"anonymous": map[string]any{"scopes": []string{"verify", "settle", "read"}, "rate": 0, "gas_per_day": 0}},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"log":      map[string]any{"level": e.flags.logLevel, "format": "text"},
 		"database": map[string]any{"url": e.databaseURL, "migrate": true},

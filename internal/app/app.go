@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -22,8 +23,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"facilitator/api"
+	v2 "facilitator/api/v2"
 	"facilitator/internal/chain"
 	"facilitator/internal/chain/evm"
+	"facilitator/internal/client"
 	"facilitator/internal/config"
 	"facilitator/internal/payment"
 	"facilitator/internal/relayer"
@@ -38,6 +41,8 @@ var (
 	_ settle.Store  = (*store.Store)(nil)
 	_ relayer.Store = (*store.Store)(nil)
 	_ api.Payments  = (*store.Store)(nil)
+	_ client.Source = (*store.Store)(nil)
+	_ client.Usage  = (*store.Store)(nil)
 )
 
 // Options are what the command line and tests decide; zero values do.
@@ -59,6 +64,8 @@ type App struct {
 	// the connections that follow payments.
 	store, ledger *store.Store
 	board         *settle.Board
+	clients       *client.Directory
+	limits        *client.Limits
 	chains        chains
 	handler       http.Handler
 	metrics       http.Handler
@@ -104,9 +111,20 @@ func (a *App) wire(ctx context.Context, o Options) error {
 		Verifier: verifier, Store: a.store, Relayer: a.chains, Board: a.board,
 		Wait: a.cfg.Settle.Wait, MaxQueued: a.cfg.Settle.MaxQueued, Crash: o.Crash,
 	})
+	if a.clients, err = client.NewDirectory(ctx, a.store, a.cfg.Clients.TokenHosts, o.Now, a.log); err != nil {
+		return fmt.Errorf("clients: %w", err)
+	}
+	a.limits = client.NewLimits(a.store, a.replica, o.Now, a.log)
+	anonymous, proxies, err := wireCallers(a.cfg)
+	if err != nil {
+		return err
+	}
 	deps := api.Deps{
 		Verifier: verifier, Settler: settler, Payments: a.store,
-		Supported: a.chains.supported(a.cfg.Settle.Wait), Names: a.chains.names(), Ready: a.readiness,
+		Supported: func() v2.SupportedResponse { return a.chains.supported(a.cfg.Settle.Wait) },
+		Networks:  slices.Sorted(maps.Keys(a.chains)), Names: a.chains.names(), Ready: a.readiness,
+		Clients: a.clients, Limits: a.limits, Anonymous: anonymous, MaxCalls: a.cfg.HTTP.MaxCallsPerAddress, MaxGuesses: a.cfg.Clients.MaxGuesses,
+		TrustedProxies: proxies, MaxVerifying: a.cfg.HTTP.MaxVerifying,
 		PathPrefix: a.cfg.HTTP.PathPrefix, MaxBodyBytes: a.cfg.HTTP.MaxBodyBytes, ReadTimeout: a.cfg.HTTP.ReadTimeout,
 		Now: o.Now, Log: a.log, Registerer: registry,
 	}
@@ -122,6 +140,9 @@ func (a *App) listen(ctx context.Context) error {
 	var err error
 	if a.listener, err = lc.Listen(ctx, "tcp", a.cfg.HTTP.Address); err != nil {
 		return fmt.Errorf("http.address: %w", err)
+	}
+	if most := a.cfg.HTTP.MaxConnections; most > 0 {
+		a.listener = &cappedListener{Listener: a.listener, most: int64(most)}
 	}
 	if address := a.cfg.Metrics.Address; address != "same" && address != "off" {
 		if a.metricsListener, err = lc.Listen(ctx, "tcp", address); err != nil {
@@ -236,6 +257,12 @@ func (a *App) Run(ctx context.Context) error {
 		})
 	}
 	group.Go(func() error { return a.board.Run(failed) })
+	for _, run := range []func(context.Context){a.clients.Run, a.limits.Run} {
+		group.Go(func() error {
+			run(failed)
+			return nil
+		})
+	}
 
 	server := a.server(a.handler)
 	servers := []*http.Server{server}

@@ -33,7 +33,9 @@ type wiredChain struct {
 	others  []*evm.Client
 	relayer *relayer.Chain
 	lanes   []chain.Address
-	verify  verify.Network
+	// offer is what /supported says of it beside the confirmation.
+	offer  map[string]any
+	verify verify.Network
 }
 
 // chains is every configured network; it is the relayer that settle sees.
@@ -70,7 +72,11 @@ func (c chains) supported(wait time.Duration) v2.SupportedResponse {
 	signers := []string{}
 	for _, n := range slices.Sorted(maps.Keys(c)) {
 		w := c[n]
+		if w.relayer.Ready() != nil { // what can't be settled is not offered
+			continue
+		}
 		extra := confirmation(w.relayer.DefaultLevel(), wait)
+		maps.Copy(extra, w.offer)
 		for _, name := range slices.Sorted(maps.Keys(w.verify.Schemes)) {
 			answer.Kinds = append(answer.Kinds, v2.Kind{X402Version: x402.V2, Scheme: string(name), Network: string(n), Extra: extra})
 			if w.v1Name != "" {
@@ -82,6 +88,9 @@ func (c chains) supported(wait time.Duration) v2.SupportedResponse {
 				signers = append(signers, text)
 			}
 		}
+	}
+	if answer.Kinds == nil {
+		answer.Kinds = []v2.Kind{}
 	}
 	answer.Signers["eip155:*"] = signers
 	return answer
@@ -170,6 +179,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 		deps.Heads = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)
 	}
 	w.relayer = relayer.New(deps)
+	w.offer = offer(cfg, factories)
 	w.verify = verify.Network{Schemes: schemes, Exposure: payment.ExposureMode(cfg.Exposure), Assets: assets.least, AnyAsset: cfg.AllowAnyAsset, Ready: w.relayer.Ready}
 	return w, nil
 }

@@ -20,6 +20,7 @@ import (
 // What ties several settings together is checked in validate.go.
 type Config struct {
 	HTTP     HTTP     `yaml:"http"`
+	Clients  Clients  `yaml:"clients"`
 	Metrics  Metrics  `yaml:"metrics"`
 	Log      Log      `yaml:"log"`
 	Database Database `yaml:"database"`
@@ -36,6 +37,15 @@ type HTTP struct {
 	PathPrefix string `yaml:"path_prefix"`
 	// Largest request body read. A larger one is refused.
 	MaxBodyBytes int64 `yaml:"max_body_bytes" default:"262144" range:"16384..4194304"`
+	// Proxies, as CIDR networks, whose X-Forwarded-For is believed.
+	TrustedProxies []string `yaml:"trusted_proxies"`
+	// Connections held open at most. Further ones are closed at once. 0: any number.
+	MaxConnections int `yaml:"max_connections" default:"20_000" range:"0..1000000"`
+	// Calls a second that one address may make to one replica, with a key or without. Ten times as many may come at once.
+	// 0: any number.
+	MaxCallsPerAddress int `yaml:"max_calls_per_address" default:"0" range:"0..1000000"`
+	// Verifications under way at most. Further ones are answered with 503 at once. 0: any number.
+	MaxVerifying int `yaml:"max_verifying" default:"4096" range:"0..1000000"`
 	// Time to read one request, headers and body.
 	ReadTimeout time.Duration `yaml:"read_timeout" default:"10s" range:"100ms..1m"`
 	// Time at shutdown in which /readyz says no and requests are still taken, so
@@ -43,6 +53,34 @@ type HTTP struct {
 	DrainDelay time.Duration `yaml:"drain_delay" default:"3s" range:"0s..1m"`
 	// Time that requests in flight get at shutdown. Keep it above settle.wait.
 	DrainTimeout time.Duration `yaml:"drain_timeout" default:"25s" range:"100ms..10m"`
+}
+
+// Clients is who may call. Clients with keys are made by "facilitator clients".
+type Clients struct {
+	Anonymous Anonymous `yaml:"anonymous"`
+	// Hosts that a signed token (JWT) may be made for beside the one that is called, for clients that insist on one.
+	TokenHosts []string `yaml:"token_hosts"`
+	// Calls a second without a good key that one address may make. Ten times as many may come at once. A good key is let
+	// through all the same. 0: any number.
+	MaxGuesses int `yaml:"max_guesses" default:"10" range:"0..1000000"`
+}
+
+// Anonymous is the client of callers without a key.
+type Anonymous struct {
+	// What they may do: `verify`, `settle`, `read`. Empty: nothing, a key is needed.
+	Scopes []string `yaml:"scopes"`
+	// Networks they may use. Empty: all.
+	Networks []string `yaml:"networks"`
+	// Token contracts they may use. Empty: all that are accepted.
+	Assets []string `yaml:"assets"`
+	// Payees they may have paid. Empty: all.
+	PayTo []string `yaml:"pay_to"`
+	// Requests a second of all of them, by all replicas. 0: any number.
+	Rate int `yaml:"rate" default:"50" range:"0..1000000"`
+	// How many of these may come at once. 0: as many as in a second.
+	Burst int `yaml:"burst" default:"0" range:"0..1000000"`
+	// What their payments' gas may cost on a day (UTC), in wei. 0.05 ETH by default; 0: no limit.
+	GasPerDay uint64 `yaml:"gas_per_day" default:"50_000_000_000_000_000" range:"0..18_000_000_000_000_000_000"`
 }
 
 // Metrics is the listener for Prometheus.

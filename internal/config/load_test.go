@@ -81,10 +81,11 @@ func TestLoadDefaults(t *testing.T) {
 	)
 	got := mustLoad(t, nil, valid)
 	want := &Config{
-		HTTP:     HTTP{Address: ":4020", MaxBodyBytes: 262144, ReadTimeout: 10 * time.Second, DrainDelay: 3 * time.Second, DrainTimeout: 25 * time.Second},
+		HTTP:     HTTP{Address: ":4020", MaxBodyBytes: 262144, MaxConnections: 20_000, MaxVerifying: 4096, ReadTimeout: 10 * time.Second, DrainDelay: 3 * time.Second, DrainTimeout: 25 * time.Second},
 		Metrics:  Metrics{Address: "127.0.0.1:9402"},
 		Log:      Log{Level: slog.LevelInfo, Format: "json"},
 		Database: Database{URL: "postgres://facilitator:" + password + "@db.example/facilitator", MaxConnections: 16, Timeout: 5 * time.Second},
+		Clients:  Clients{MaxGuesses: 10, Anonymous: Anonymous{Rate: 50, GasPerDay: 50_000_000_000_000_000}},
 		Settle:   Settle{Wait: 20 * time.Second, MaxQueued: 20000},
 		Chains: map[string]*Chain{"eip155:8453": {
 			RPCURL:         "https://rpc.example/" + password,
@@ -178,6 +179,10 @@ func TestLoadOneProblem(t *testing.T) {
 		{"chains: {eip155:8453: {max_in_flight: 65}}", inChain + "max_in_flight", "must be between 1 and 64"},
 		{"chains: {eip155:8453: {poll_interval: 9ms}}", inChain + "poll_interval", "must be 0 or at least 10ms"},
 		{"chains: {eip155:8453: {poll_interval: 31s}}", inChain + "poll_interval", "must be between 0s and 30s"},
+		{"clients: {anonymous: {scopes: [verify, all]}}", "clients.anonymous.scopes[1]", "must be verify, settle or read"},
+		{"clients: {anonymous: {networks: [eip155:1]}}", "clients.anonymous.networks[0]", "is not one of chains"},
+		{"clients: {anonymous: {pay_to: [0x8335]}}", "clients.anonymous.pay_to[0]", "must be an address: 0x and 40 hex digits"},
+		{"http: {trusted_proxies: [10.0.0.1]}", "http.trusted_proxies[0]", "must be a network such as 10.0.0.0/8"},
 		{"chains: {eip155:8453: {resend_interval: 11m}}", inChain + "resend_interval", "must be between 0s and 10m"},
 		{"chains: {eip155:8453: {resend_interval: 99ms}}", inChain + "resend_interval", "must be 0 or at least 100ms"},
 		{"chains: {eip155:8453: {exposure: all}}", inChain + "exposure", "must be off, in_flight or reserve"},

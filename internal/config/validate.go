@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"regexp"
@@ -21,6 +22,7 @@ func (l *loader) check() {
 	c := l.config
 	l.checkHTTP(c.HTTP)
 	l.checkMetrics(c.Metrics, c.HTTP)
+	l.checkClients(c.Clients)
 	if c.Log.Format != "json" && c.Log.Format != "text" {
 		l.wrong("log.format", "must be json or text")
 	}
@@ -84,9 +86,29 @@ func (l *loader) checkHTTP(c HTTP) {
 	if !isHostPort(c.Address) {
 		l.wrong("http.address", "must be host:port")
 	}
+	for i, text := range c.TrustedProxies {
+		if _, err := netip.ParsePrefix(text); err != nil {
+			l.wrong(index("http.trusted_proxies", i), "must be a network such as 10.0.0.0/8")
+		}
+	}
 	if !pathPrefix.MatchString(c.PathPrefix) {
 		l.wrong("http.path_prefix", "must begin with a slash, end without one, and hold only letters, digits and . _ ~ -")
 	}
+}
+
+func (l *loader) checkClients(c Clients) {
+	for i, scope := range c.Anonymous.Scopes {
+		if !slices.Contains([]string{"verify", "settle", "read"}, scope) {
+			l.wrong(index("clients.anonymous.scopes", i), "must be verify, settle or read")
+		}
+	}
+	for i, n := range c.Anonymous.Networks {
+		if l.config.Chains[n] == nil {
+			l.wrong(index("clients.anonymous.networks", i), "is not one of chains")
+		}
+	}
+	l.checkAddresses("clients.anonymous.assets", "", c.Anonymous.Assets)
+	l.checkAddresses("clients.anonymous.pay_to", "", c.Anonymous.PayTo)
 }
 
 func (l *loader) checkMetrics(c Metrics, http HTTP) {

@@ -10,6 +10,12 @@ type Wishes struct {
 	// IdempotencyKey is the caller's own; a success that was told with it is told
 	// to it again. Empty without.
 	IdempotencyKey string
+	// Client who calls: a UUID, empty without a key. What one client settles is told
+	// to no other.
+	Client string
+	// Admit says why a payment that is not in the record yet is not to be claimed;
+	// nil is no reason. Its error is what the caller is told.
+	Admit func() error
 	// Level that the payment must have reached before success is told.
 	Level Level
 }

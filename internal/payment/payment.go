@@ -76,7 +76,9 @@ type Payment struct {
 	// Version of the wire format it was claimed in.
 	Version  int
 	Resource string
-	State    State
+	// Client who settled it: a UUID, empty for a caller without a key.
+	Client string
+	State  State
 	// ClaimedAtBlock is the head when it was claimed: an authorization used at
 	// or before it is never our success (I6).
 	ClaimedAtBlock uint64

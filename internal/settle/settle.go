@@ -111,13 +111,13 @@ func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Paymen
 		return payment.Answer{}, fmt.Errorf("call id: %w", err)
 	}
 	found := apart(func() (f finding) {
-		f.known, f.fresh, f.err = s.find(ctx, req, p)
+		f.known, f.fresh, f.err = s.find(ctx, req, p, wishes)
 		return f
 	})
 	if found.err != nil {
 		return about(found.known), found.err
 	}
-	if !identical(found.known, p.Terms()) {
+	if !identical(found.known, p.Terms()) || found.known.Client != wishes.Client {
 		return s.refuse(ctx, found.known, p)
 	}
 	network := found.known.Terms.Key.Network
@@ -171,7 +171,7 @@ func about(p *payment.Payment) payment.Answer {
 
 // find returns the recorded payment of a request, claimed now if need be, within
 // the wait budget.
-func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment) (_ *payment.Payment, fresh bool, _ error) {
+func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment, wishes payment.Wishes) (_ *payment.Payment, fresh bool, _ error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Wait)
 	defer cancel()
 	// The record comes before the chain: what we settled ourselves is spent on
@@ -185,7 +185,7 @@ func (s *Settler) find(ctx context.Context, req *x402.Request, p scheme.Payment)
 	}
 	// Nothing of it ever left the service: a new call is a new try.
 	known := seen.Known
-	claimed, fresh, err := s.claim(ctx, req, p, seen)
+	claimed, fresh, err := s.claim(ctx, req, p, wishes, seen)
 	if _, refused := x402.AsRejection(err); !refused {
 		return claimed, fresh, err
 	}
@@ -206,9 +206,9 @@ func taken(known *payment.Payment) bool {
 // claim judges a payment and records it, again and again while other payments of
 // its payer are promised meanwhile: what was judged holds no more then. Each time
 // one of them was faster, so somebody gets on.
-func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment, seen payment.Exposure) (*payment.Payment, bool, error) {
+func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment, wishes payment.Wishes, seen payment.Exposure) (*payment.Payment, bool, error) {
 	for {
-		claimed, fresh, err := s.tryClaim(ctx, req, p, &seen)
+		claimed, fresh, err := s.tryClaim(ctx, req, p, wishes, &seen)
 		if !errors.Is(err, payment.ErrCrowded) {
 			return claimed, fresh, err
 		}
@@ -226,8 +226,13 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 
 // tryClaim judges a payment and records it; of concurrent claims one is fresh and
 // the others get its payment.
-func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Payment, seen *payment.Exposure) (_ *payment.Payment, fresh bool, _ error) {
+func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Payment, wishes payment.Wishes, seen *payment.Exposure) (_ *payment.Payment, fresh bool, _ error) {
 	network := p.Terms().Key.Network
+	if wishes.Admit != nil {
+		if err := wishes.Admit(); err != nil {
+			return nil, false, err
+		}
+	}
 	// What was used at or before this block is not our success, even where the
 	// token lets the simulation pass (I6).
 	atLeast, guard, err := s.Verifier.Judge(ctx, p, seen)
@@ -249,7 +254,7 @@ func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Paym
 		return nil, false, err
 	}
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
-		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), ClaimedAtBlock: atLeast,
+		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), Client: wishes.Client, ClaimedAtBlock: atLeast,
 	}, guard)
 	joined(fresh || err != nil && !errors.Is(err, payment.ErrCrowded)) // what ended in doubt may be there
 	if err != nil {
@@ -285,7 +290,7 @@ func identical(known *payment.Payment, t payment.Terms) bool {
 }
 
 // refuse answers a request that names a recorded authorization without being a
-// repeat of it: another sale, or another signature. It never learns a success
+// repeat of it: another sale, another signature, or another client. It never learns a success
 // (I2). What is wrong with the request itself is told first.
 func (s *Settler) refuse(ctx context.Context, known *payment.Payment, p scheme.Payment) (payment.Answer, error) {
 	answer := about(known)

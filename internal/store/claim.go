@@ -20,16 +20,16 @@ const (
 WITH c AS (
 	SELECT *, sum(amount::numeric) OVER (PARTITION BY payer, asset, network ORDER BY place) - amount::numeric AS before
 	FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::text[], $8::bytea[], $9::bytea[],
-		$10::text[], $11::text[], $12::text[], $13::bytea[], $14::bytea[], $15::bytea[], $16::smallint[], $17::text[], $18::bigint[], $19::text[])
+		$10::text[], $11::text[], $12::text[], $13::bytea[], $14::bytea[], $15::bytea[], $16::smallint[], $17::text[], $18::bigint[], $19::text[], $20::uuid[])
 		WITH ORDINALITY AS c(id, network, contract, payer, nonce, fingerprint, scheme, asset, pay_to,
-		amount, valid_after, valid_before, call_to, call_data, signature_hash, version, resource, block, most, place)
+		amount, valid_after, valid_before, call_to, call_data, signature_hash, version, resource, block, most, client, place)
 ), p AS (
 	INSERT INTO payments AS p (id, network, contract, payer, authorization_nonce, fingerprint, scheme, asset, pay_to,
 		amount, valid_after, valid_before, call_to, call_data, signature_hash, x402_version, resource,
-		claimed_at_block, state)
+		claimed_at_block, client, state)
 	SELECT c.id, c.network, c.contract, c.payer, c.nonce, c.fingerprint, c.scheme, c.asset, c.pay_to,
 		c.amount::numeric, c.valid_after::numeric, c.valid_before::numeric, c.call_to, c.call_data, c.signature_hash, c.version, c.resource,
-		c.block, 'queued'
+		c.block, c.client, 'queued'
 	FROM c LEFT JOIN payers y ON c.most IS NOT NULL AND y.payer = c.payer AND y.asset = c.asset AND y.network = c.network
 	WHERE c.most IS NULL OR y.promised + c.before <= c.most::numeric
 	ORDER BY c.place
@@ -51,7 +51,7 @@ SELECT * FROM p`
 WITH p AS (
 	UPDATE payments AS p
 	SET state = 'queued', valid_after = $6::text::numeric, valid_before = $7::text::numeric, call_to = $8, call_data = $9, signature_hash = $10,
-		x402_version = $11, resource = $12,
+		x402_version = $11, resource = $12, client = $15::text::uuid,
 		claimed_at_block = $13, reason = NULL, message = NULL, evidence = NULL, updated_at = now()
 	WHERE p.network = $1 AND p.contract = $2 AND p.payer = $3 AND p.authorization_nonce = $4
 		AND p.state = 'failed' AND p.tries = 0 AND p.fingerprint = $5
@@ -89,7 +89,7 @@ func (s *Store) ClaimPayment(ctx context.Context, p payment.Payment, g *payment.
 	f, err := s.write(ctx, query{sql: sqlClaim, mine: hasID(id), order: order, promises: promises, args: []any{
 		[16]byte(id), string(k.Network), k.Contract[:], k.Payer[:], k.Nonce[:], fp[:],
 		string(t.Scheme), t.Asset[:], t.PayTo[:], t.Amount.String(), t.ValidAfter.String(), t.ValidBefore.String(),
-		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock, most,
+		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock, most, optionalText(p.Client),
 	}})
 	if err != nil || f.ok {
 		return f.payment, f.ok, err
@@ -106,7 +106,7 @@ func (s *Store) ClaimPayment(ctx context.Context, p payment.Payment, g *payment.
 	}
 	f, err = s.write(ctx, query{sql: sqlClaimAgain, order: order, promises: promises, args: []any{
 		k.Network, k.Contract[:], k.Payer[:], k.Nonce[:], fp[:], t.ValidAfter.String(), t.ValidBefore.String(),
-		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock, most,
+		t.Call.To[:], t.Call.Data, t.SignatureHash[:], p.Version, p.Resource, p.ClaimedAtBlock, most, optionalText(p.Client),
 	}})
 	if err != nil || f.ok {
 		return f.payment, f.ok, err
@@ -116,4 +116,12 @@ func (s *Store) ClaimPayment(ctx context.Context, p payment.Payment, g *payment.
 		return payment.Payment{}, false, payment.ErrCrowded
 	}
 	return known, false, err
+}
+
+// optionalText stores an empty text as NULL.
+func optionalText(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }

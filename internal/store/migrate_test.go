@@ -125,8 +125,16 @@ func TestASchemaWithDataGoesBackVersionsAndUpAgain(t *testing.T) {
 	}
 	want := rows()
 	must(t, r.Reserve(t.Context(), sale(6).Terms, room(0), time.Hour))
-	if version, err := r.MigrateDown(t.Context()); version != 3 || err != nil {
-		t.Fatalf("took back %d: %v", version, err)
+	backs := 1
+	for ; ; backs++ {
+		version, err := r.MigrateDown(t.Context())
+		must(t, err)
+		if diff := cmp.Diff(want, rows()); version > 3 && diff != "" {
+			t.Errorf("rows without version %d (-want +got):\n%s", version, diff)
+		}
+		if version <= 3 {
+			break
+		}
 	}
 	if diff := cmp.Diff(want, rows()); diff != "" {
 		t.Errorf("rows of version 2 (-want +got):\n%s", diff)
@@ -141,7 +149,7 @@ func TestASchemaWithDataGoesBackVersionsAndUpAgain(t *testing.T) {
 	if state := one[string](t, r.conn, "SELECT state FROM transactions WHERE id = $1", void.ID); state != "broadcast" {
 		t.Errorf("a transaction that was given up is %s", state)
 	}
-	if applied, err := r.MigrateUp(t.Context()); len(applied) != 2 || err != nil {
+	if applied, err := r.MigrateUp(t.Context()); len(applied) != backs+1 || err != nil {
 		t.Fatalf("applied %v: %v", applied, err)
 	}
 	if diff := cmp.Diff(want, rows()); diff != "" {

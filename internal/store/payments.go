@@ -18,7 +18,7 @@ import (
 const paymentColumns = `p.id::text, p.network, p.contract, p.payer, p.authorization_nonce, p.scheme, p.asset, p.pay_to,
 	p.amount::text, p.valid_after::text, p.valid_before::text, p.call_to, p.call_data, p.signature_hash,
 	p.x402_version, p.resource, p.claimed_at_block, p.state, p.tries, p.transaction_id,
-	p.tx_hash, p.block_number, p.block_hash, p.reason, p.message, p.evidence, p.created_at, p.updated_at, p.answered_at, p.answered_key, p.answered_by::text, p.reorged`
+	p.tx_hash, p.block_number, p.block_hash, p.reason, p.message, p.evidence, p.created_at, p.updated_at, p.answered_at, p.answered_key, p.answered_by::text, p.reorged, p.client::text`
 
 // paymentRow is a row as the driver reads it: nothing in it can be refused.
 type paymentRow struct {
@@ -30,7 +30,7 @@ type paymentRow struct {
 	reason, message                                     *string
 	claimedAt                                           int64
 	answered                                            *time.Time
-	answeredBy                                          *string
+	answeredBy, client                                  *string
 }
 
 // hasID says whether a row is the payment with that id.
@@ -44,7 +44,7 @@ func (r *paymentRow) scan(row pgx.Row) error {
 	return row.Scan(&p.ID, &p.Terms.Key.Network, &r.contract, &r.payer, &r.nonce, &p.Terms.Scheme, &r.asset, &r.payTo,
 		&r.amount, &r.after, &r.before, &r.callTo, &p.Terms.Call.Data, &r.signature,
 		&p.Version, &p.Resource, &r.claimedAt, &p.State, &p.Tries, &r.txID,
-		&r.txHash, &r.block, &r.blockHash, &r.reason, &r.message, &r.evidence, &p.CreatedAt, &p.UpdatedAt, &r.answered, &r.answeredKey, &r.answeredBy, &p.Reorged)
+		&r.txHash, &r.block, &r.blockHash, &r.reason, &r.message, &r.evidence, &p.CreatedAt, &p.UpdatedAt, &r.answered, &r.answeredKey, &r.answeredBy, &p.Reorged, &r.client)
 }
 
 func (r *paymentRow) key() payment.Key {
@@ -80,6 +80,9 @@ func (r *paymentRow) payment() (payment.Payment, error) {
 	}
 	if r.message != nil {
 		p.Message = *r.message
+	}
+	if r.client != nil {
+		p.Client = *r.client
 	}
 	if r.answered != nil {
 		p.AnsweredAt = *r.answered

@@ -168,7 +168,7 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrFenced, payment.ErrUnavailable, payment.ErrCrowded, errSign} {
+	for _, ours := range []error{payment.ErrNotFound, payment.ErrTransition, payment.ErrFenced, payment.ErrUnavailable, payment.ErrCrowded, errSign, ErrNoClient} {
 		if errors.Is(err, ours) {
 			return err
 		}

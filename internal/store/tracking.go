@@ -125,6 +125,13 @@ UPDATE transactions SET undecided = false, updated_at = now() WHERE id = $1 AND 
 	sqlSpend = `
 INSERT INTO spending AS s (network, day, wei) VALUES ($1, (now() AT TIME ZONE 'utc')::date, $2::text::numeric)
 ON CONFLICT (network, day) DO UPDATE SET wei = s.wei + excluded.wei`
+	// In the order of the clients, so that no two wait for each other.
+	sqlSpendOfClients = `
+INSERT INTO client_spending AS s (client, day, wei)
+SELECT coalesce(p.client, '00000000-0000-0000-0000-000000000000'), (now() AT TIME ZONE 'utc')::date,
+	sum(div(t.cost, (SELECT count(*) FROM payments q WHERE q.transaction_id = t.id)))
+FROM transactions t JOIN payments p ON p.transaction_id = t.id WHERE t.id = ANY($1::bigint[]) GROUP BY 1 ORDER BY 1
+ON CONFLICT (client, day) DO UPDATE SET wei = s.wei + excluded.wei`
 	sqlPay = `
 WITH paid AS (
 	UPDATE payments p SET state = 'included', tx_hash = $4, block_number = $5, block_hash = $6, evidence = $7,
@@ -159,13 +166,14 @@ func (s *Store) RecordInclusions(ctx context.Context, lane payment.Lane, ins []p
 			return err
 		}
 		var batch pgx.Batch
-		spent := new(big.Int)
+		spent, mined := new(big.Int), []int64(nil)
 		for _, in := range ins {
 			r, cost := in.Receipt, in.Receipt.Cost()
 			batch.Queue(sqlIncludeTx, in.Transaction, r.BlockNumber, r.BlockHash[:], r.GasUsed, r.EffectiveGasPrice, cost.String(), r.Succeeded, in.Undecided).
 				Exec(func(tag pgconn.CommandTag) error {
 					if tag.RowsAffected() == 1 {
 						spent.Add(spent, cost)
+						mined = append(mined, in.Transaction)
 					}
 					return nil
 				})
@@ -176,6 +184,7 @@ func (s *Store) RecordInclusions(ctx context.Context, lane payment.Lane, ins []p
 		batch = pgx.Batch{}
 		if spent.Sign() > 0 {
 			batch.Queue(sqlSpend, lane.Network, spent.String())
+			batch.Queue(sqlSpendOfClients, mined)
 		}
 		for _, in := range ins {
 			if err := queueOutcomes(&batch, in.Outcomes, nil); err != nil {

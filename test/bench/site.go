@@ -207,6 +207,7 @@ func (d *deployment) configuration(databaseURL, rpcURL string, settings map[stri
 	}
 	all := map[string]any{
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "2s"},
+		"clients":  map[string]any{"anonymous": map[string]any{"scopes": []string{"verify", "settle", "read"}, "rate": 0, "gas_per_day": 0}},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"database": map[string]any{"url": databaseURL, "migrate": true},
 		"chains":   map[string]any{d.site.chain.Network(): map[string]any{"rpc_url": rpcURL, "lanes": lanes, "profile": d.site.profile()}},

@@ -10,28 +10,44 @@ import { paymentMiddleware, x402ResourceServer } from '@x402/express';
 import { wrapFetchWithPayment, x402Client } from '@x402/fetch';
 import { Recorder, listen, parsed, recordingFetch, weather } from './lib.mjs';
 
-// The official client, unchanged but for a note of each answer.
-class RecordingFacilitatorClient extends HTTPFacilitatorClient {
-  recorder = new Recorder();
-
-  async verify(payload, requirements) {
-    return this.#noted(payload, 'verify', super.verify(payload, requirements));
+/**
+ * The official client that the ready file asks for: without a key, with one of
+ * ours ("api_key"), or one of the hosted facilitator's clients ("cdp") of which
+ * nothing but the URL is changed.
+ */
+async function facilitatorClient({ facilitator_url: url, api_key: key, cdp }) {
+  if (cdp?.client === '@coinbase/cdp-sdk') {
+    const { createCdpFacilitatorClient } = await import('@coinbase/cdp-sdk/x402');
+    return createCdpFacilitatorClient({ apiKeyId: cdp.key_id, apiKeySecret: cdp.key_secret, baseUrl: `${url}/platform/v2/x402` });
   }
-
-  async settle(payload, requirements) {
-    return this.#noted(payload, 'settle', super.settle(payload, requirements));
+  if (cdp?.client === '@coinbase/x402') {
+    const { createFacilitatorConfig } = await import('@coinbase/x402');
+    return new HTTPFacilitatorClient({ ...createFacilitatorConfig(cdp.key_id, cdp.key_secret), url: `${url}/platform/v2/x402` });
   }
-
-  async #noted(payload, call, pending) {
-    try {
-      const answer = await pending;
-      this.recorder.record(payload, call, answer);
-      return answer;
-    } catch (error) {
-      this.recorder.record(payload, call, { error: error.message });
-      throw error;
-    }
+  if (key) {
+    const headers = { Authorization: `Bearer ${key}` };
+    return new HTTPFacilitatorClient({ url, createAuthHeaders: async () => ({ verify: headers, settle: headers, supported: headers }) });
   }
+  return new HTTPFacilitatorClient({ url });
+}
+
+/** Notes each answer of a client, which it does not change. */
+function recorded(client) {
+  const recorder = new Recorder();
+  for (const call of ['verify', 'settle']) {
+    const original = client[call].bind(client);
+    client[call] = async (payload, requirements) => {
+      try {
+        const answer = await original(payload, requirements);
+        recorder.record(payload, call, answer);
+        return answer;
+      } catch (error) {
+        recorder.record(payload, call, { error: error.message });
+        throw error;
+      }
+    };
+  }
+  return { client, recorder };
 }
 
 /** The client side: signs for `account`, spends at most `limit` atomic units per payment. */
@@ -50,7 +66,7 @@ export function v2Client(ready, account, limit) {
  * protocol: "authorization" (verify, serve, settle) or "upfront" (settle, serve).
  */
 export async function openV2Shop({ ready, token, price }, flow = 'authorization') {
-  const facilitator = new RecordingFacilitatorClient({ url: ready.facilitator_url });
+  const { client, recorder } = recorded(await facilitatorClient(ready));
   const accepts = {
     scheme: 'exact',
     network: ready.network,
@@ -62,7 +78,7 @@ export async function openV2Shop({ ready, token, price }, flow = 'authorization'
   const routes = { 'GET /weather': { accepts, description: 'Weather report', mimeType: 'application/json' } };
 
   const app = express();
-  app.use(paymentMiddleware(routes, new x402ResourceServer(facilitator).register(ready.network, new ExactServer())));
+  app.use(paymentMiddleware(routes, new x402ResourceServer(client).register(ready.network, new ExactServer())));
   app.get('/weather', weather);
   const server = await listen(app);
 
@@ -83,7 +99,7 @@ export async function openV2Shop({ ready, token, price }, flow = 'authorization'
       unpaidStatus: unpaid?.response.status,
       challenge: decoded(unpaid?.response.headers, 'PAYMENT-REQUIRED', decodePaymentRequiredHeader),
       payload,
-      calls: facilitator.recorder.callsOf(payload),
+      calls: recorder.callsOf(payload),
       paidStatus: paid?.response.status,
       response: decoded(paid?.response.headers, 'PAYMENT-RESPONSE', decodePaymentResponseHeader),
       body: parsed(await response?.text()),
