@@ -12,6 +12,9 @@ import (
 	"math/big"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -374,4 +377,87 @@ func TestHostedClientsNeedOnlyTheURL(t *testing.T) {
 		t.Parallel()
 		paid(t, buy(t, map[string]any{"api_key": strings.TrimPrefix(ours, "Bearer ")}), "ours")
 	})
+}
+
+// TestClientsByTheCommandLine makes, lists, rotates and disables a client by the
+// program itself, and calls with what it printed.
+func TestClientsByTheCommandLine(t *testing.T) {
+	t.Parallel()
+	binary := buildBinary(t)
+	c := world.chain
+	s := setup{chain: c, overlay: keysOnly}.start(t)
+	folder := t.TempDir()
+	run := func(fails bool, args ...string) string {
+		t.Helper()
+		command := exec.CommandContext(t.Context(), binary, append([]string{"clients"}, args...)...)
+		command.Env = []string{
+			"FACILITATOR_DATABASE_URL=" + s.databaseURL, "FACILITATOR_CHAINS_EIP155_8453_RPC_URL=" + c.URL(),
+			"FACILITATOR_CHAINS_EIP155_8453_LANES_0_PRIVATE_KEY=" + s.lanes[0].Hex(),
+		}
+		out, err := command.CombinedOutput()
+		if (err != nil) != fails {
+			t.Fatalf("clients %v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	key := regexp.MustCompile(`x402f_\S+`)
+	whoami := func(key string) int {
+		t.Helper()
+		r, err := s.do(t.Context(), http.MethodGet, "/whoami", "", "Authorization", "Bearer "+key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.status
+	}
+	become := func(what, key string, status int) {
+		t.Helper()
+		eventually(t, what, func() bool { return whoami(key) == status })
+	}
+	payee := newKey(t, devnet.RolePayee).Address.Hex()
+	first := key.FindString(run(false, "create", "-name", "shop", "-scopes", "verify,settle", "-pay-to", payee, "-rate", "100", "-gas-per-day", "1000000000000000000"))
+	become("the client is known", first, http.StatusOK)
+	second := key.FindString(run(false, "rotate", "-name", "shop", "-overlap", "0s"))
+	become("its new key is known", second, http.StatusOK)
+	become("its old key has ended", first, http.StatusUnauthorized)
+	listed := run(false, "list", "-json")
+	for _, want := range []string{`"name": "shop"`, strings.ToLower(payee[2:6]), `"rate": 100`, `"gasPerDayWei": "1000000000000000000"`} {
+		if !strings.Contains(strings.ToLower(listed), strings.ToLower(want)) {
+			t.Errorf("list lacks %s:\n%s", want, listed)
+		}
+	}
+	for _, shown := range []string{first, second} {
+		if secret := strings.SplitN(shown, "_", 3)[2]; len(secret) < 40 || strings.Contains(listed+run(false, "list"), secret) {
+			t.Error("a key is shown twice, or none was shown")
+		}
+	}
+	run(false, "disable", "-name", "shop")
+	become("it is disabled", second, http.StatusForbidden)
+	run(false, "enable", "-name", "shop")
+	become("it is enabled", second, http.StatusOK)
+	public := filepath.Join(folder, "key.pem")
+	edPublic, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(edPublic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(public, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(false, "create", "-name", "hosted", "-public-key", public, "-key-id", "abc"); !strings.Contains(out, "key abc (eddsa) is registered") {
+		t.Errorf("%s", out)
+	}
+	for _, args := range [][]string{
+		{}, {"remove"}, {"create"}, {"create", "-name", "shop"}, {"create", "-name", "-x"}, {"create", "-name", "a", "-scopes", "all"}, {"create", "-name", "a", "-scopes", ""},
+		{"create", "-name", "a", "-pay-to", "0x1"}, {"create", "-name", "a", "-rate", "-1"}, {"create", "-name", "a", "-gas-per-day", "x"},
+		{"create", "-name", "a", "-key-id", "x"}, {"create", "-name", "a", "-public-key", public}, {"create", "-name", "a", "-public-key", folder, "-key-id", "x"},
+		{"create", "-name", "b", "-public-key", public, "-key-id", "abc"}, {"rotate", "-name", "nobody"}, {"disable", "-name", "nobody"}, {"list", "extra"},
+	} {
+		run(true, args...)
+	}
+	if n := queryRows[int64](t, s.databaseURL, "SELECT count(*) FROM clients"); n[0] != 2 {
+		t.Errorf("%d clients, want 2: what was refused left something", n[0])
+	}
 }
