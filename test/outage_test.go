@@ -228,12 +228,22 @@ func TestOutageAtStart(t *testing.T) {
 			r.readiness(t, "eip155:8453: "+outageNodeDown)
 			r.unavailable(t, "verify", r.verify(t, body))
 			r.unavailable(t, "settle", r.settle(t, body))
-			if kinds := r.ask(t, http.MethodGet, "/supported", nil); kinds.status != 200 || !strings.Contains(kinds.text, "eip155:8453") {
-				t.Errorf("supported: %d %s", kinds.status, kinds.text)
+			offered := func() bool {
+				kinds := r.ask(t, http.MethodGet, "/supported", nil)
+				if kinds.status != 200 {
+					t.Errorf("supported: %d %s", kinds.status, kinds.text)
+				}
+				return strings.Contains(kinds.text, "eip155:8453")
+			}
+			if offered() {
+				t.Error("what can't be settled is offered")
 			}
 			r.untouched(t)
 			r.node.heal()
 			r.readiness(t, "")
+			if !offered() {
+				t.Error("what can be settled is not offered")
+			}
 			r.collects(t, deal, body)
 		})
 	}
