@@ -90,7 +90,7 @@ func (s *server) denied(err error, c *client.Client) answer {
 		return answer{status: http.StatusInternalServerError, body: errorBody{Error: "internal error"}, fault: err}
 	}
 	a := answer{status: http.StatusForbidden, header: map[string]string{}, attrs: []slog.Attr{slog.String("denied", string(d.Check))}}
-	switch d.Check {
+	switch d.Check { //nolint:exhaustive // the others are of clients that are known
 	case client.CheckNoKey, client.CheckKey, client.CheckExpired:
 		a.status, a.header["WWW-Authenticate"] = http.StatusUnauthorized, "Bearer"
 	case client.CheckRate, client.CheckGas:
@@ -106,7 +106,7 @@ func (s *server) denied(err error, c *client.Client) answer {
 
 // seconds of a wait, as Retry-After has them: at least one.
 func seconds(d time.Duration) string {
-	return strconv.Itoa(int(math.Ceil(max(d, time.Second).Seconds()))) //nolint:forbidigo // a time for people, not money
+	return strconv.Itoa(int(math.Ceil(max(d, time.Second).Seconds())))
 }
 
 // whoami tells a client what it may.

@@ -36,7 +36,7 @@ const (
 // call itself, from what the request says, and looks at who has what then.
 //
 // FUZZTIME=1h makes it go on that long, TEST_SEED repeats a run.
-func TestVerifyOfMutants(t *testing.T) {
+func TestVerifyOfMutants(t *testing.T) { //nolint:tparallel // what follows the workers waits for them
 	t.Parallel()
 	c := startChain(t, devnet.ChainConfig{BlockTime: time.Second})
 	factory := foreignDeploy(t, c, "SmartWalletFactory")
