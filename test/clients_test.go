@@ -30,9 +30,6 @@ import (
 	"facilitator/internal/x402"
 )
 
-// keysOnly leaves callers without a key out.
-const keysOnly = "clients: {anonymous: {scopes: []}}"
-
 // registry is the record of clients of a service.
 func registry(t *testing.T, s *service) *store.Store {
 	t.Helper()
@@ -85,7 +82,7 @@ func wantDenied(t *testing.T, what string, r reply, status int, reason client.Ch
 func TestClientsAreLetThroughByTheirKeys(t *testing.T) {
 	t.Parallel()
 	c := world.chain
-	s := setup{chain: c, overlay: keysOnly}.start(t)
+	s := setup{chain: c, keysOnly: true}.start(t)
 	deal := sale(t, payers(t, c, 1)[0])
 	body := request(t, c, deal)
 	elsewhere := chain.Address(newKey(t, devnet.RolePayee).Address)
@@ -222,7 +219,7 @@ func TestClientsAreHeldToTheirLimits(t *testing.T) {
 func TestGuessersAreNotListenedTo(t *testing.T) {
 	t.Parallel()
 	c := world.chain
-	s := setup{chain: c, overlay: keysOnly, more: "http: {trusted_proxies: [127.0.0.0/8]}\nclients: {max_guesses: 1}"}.start(t)
+	s := setup{chain: c, keysOnly: true, more: "http: {trusted_proxies: [127.0.0.0/8]}\nclients: {max_guesses: 1}"}.start(t)
 	good := newClient(t, s, "good", nil)
 	call := func(from, header string) reply {
 		t.Helper()
@@ -293,7 +290,7 @@ func TestSupportedIsKept(t *testing.T) {
 func TestHostedClientsNeedOnlyTheURL(t *testing.T) {
 	t.Parallel()
 	c := world.chain
-	s := setup{chain: c, overlay: keysOnly, more: "clients: {token_hosts: [api.cdp.coinbase.com]}"}.start(t)
+	s := setup{chain: c, keysOnly: true, more: "clients: {token_hosts: [api.cdp.coinbase.com]}"}.start(t)
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -386,7 +383,7 @@ func TestClientsByTheCommandLine(t *testing.T) {
 	t.Parallel()
 	binary := buildBinary(t)
 	c := world.chain
-	s := setup{chain: c, overlay: keysOnly}.start(t)
+	s := setup{chain: c, keysOnly: true}.start(t)
 	folder := t.TempDir()
 	run := func(fails bool, args ...string) string {
 		t.Helper()

@@ -245,7 +245,7 @@ func (s *setup) writeConfig(t *testing.T) string {
 	}
 	text, err := json.Marshal(map[string]any{ // JSON is YAML
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "20s"},
-		"clients":  map[string]any{"anonymous": map[string]any{"scopes": []string{"verify", "settle", "read"}, "rate": 0, "gas_per_day": 0}},
+		"clients":  s.callers(),
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"log":      map[string]any{"level": "debug"},
 		"database": map[string]any{"url_file": secret("database", s.databaseURL)},

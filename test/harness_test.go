@@ -153,8 +153,19 @@ type setup struct {
 	lanes []devnet.Key
 	// unfunded leaves the lanes without gas.
 	unfunded bool
+	// keysOnly leaves callers without a key out.
+	keysOnly bool
 	// overlay is YAML merged over the test's defaults, and more over that.
 	overlay, more string
+}
+
+// callers are those without a key, without limits, unless they are left out.
+func (s *setup) callers() map[string]any {
+	scopes := []string{"verify", "settle", "read"}
+	if s.keysOnly {
+		scopes = []string{}
+	}
+	return map[string]any{"anonymous": map[string]any{"scopes": scopes, "rate": 0, "gas_per_day": 0}}
 }
 
 // service is a running facilitator.
@@ -189,7 +200,7 @@ func (s *setup) configuration(t *testing.T) [][]byte {
 	}
 	defaults, err := json.Marshal(map[string]any{
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "10s"},
-		"clients":  map[string]any{"anonymous": map[string]any{"scopes": []string{"verify", "settle", "read"}, "rate": 0, "gas_per_day": 0}},
+		"clients":  s.callers(),
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"log":      map[string]any{"level": "debug"},
 		"database": map[string]any{"url": s.databaseURL},

@@ -308,7 +308,7 @@ func (a *App) drain(ctx, failed context.Context, servers []*http.Server) {
 
 func (a *App) server(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: a.cfg.HTTP.ReadTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: h, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: a.cfg.HTTP.ReadTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		// A caller that does not read its answer is cut off.
 		WriteTimeout: a.cfg.Settle.Wait + 30*time.Second,
 		ErrorLog:     slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
