@@ -63,7 +63,7 @@ func TestAnswersByteForByte(t *testing.T) {
 		},
 		{
 			"verify: known already", "/verify", v2, judged(payer, reject(x402.ReasonDuplicateSettlement, "this authorization is already settled or being settled")), 200,
-			`{"isValid":false,"invalidReason":"duplicate_settlement","invalidMessage":"this authorization is already settled or being settled","payer":"` + payer + `"}`, nil,
+			`{"isValid":false,"invalidReason":"duplicate_settlement","invalidMessage":"this authorization is already settled or being settled","payer":"` + payer + `"}`, map[string]string{"Retryable": "false"},
 		},
 		{
 			"verify: another version", "/verify", edit(t, v2, `{"x402Version":2,"paymentPayload":{"x402Version":2,`, `{"x402Version":3,"paymentPayload":{"x402Version":3,`), nil, 200,
@@ -122,7 +122,7 @@ func TestAnswersByteForByte(t *testing.T) {
 		{
 			"settle: success", "/settle", v2, nil, 200,
 			`{"success":true,"payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`,
-			map[string]string{id: "the-id", replay: "", "Cache-Control": "no-store"},
+			map[string]string{id: "the-id", replay: "", "Cache-Control": "no-store", "Retryable": ""},
 		},
 		{
 			"settle: success in version 1 echoes the name", "/settle", v1, nil, 200,
@@ -137,7 +137,7 @@ func TestAnswersByteForByte(t *testing.T) {
 		{
 			"settle: pending", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
 			`{"success":false,"errorReason":"settlement_pending","errorMessage":"ask again","payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`,
-			map[string]string{id: "the-id"},
+			map[string]string{id: "the-id", "Retryable": "true"},
 		},
 		{
 			"settle: pending in version 1", "/settle", v1, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,

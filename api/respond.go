@@ -148,6 +148,9 @@ func write(w http.ResponseWriter, a answer) error {
 	for k, v := range a.header {
 		h.Set(k, v)
 	}
+	if a.reason != "" {
+		h.Set("Retryable", strconv.FormatBool(a.reason == x402.ReasonSettlementPending))
+	}
 	if a.status == http.StatusNotModified {
 		w.WriteHeader(a.status)
 		return nil
