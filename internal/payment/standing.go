@@ -38,3 +38,16 @@ func (s Standing) Signed() bool {
 func (s Standing) SettledUpTo(block uint64) bool {
 	return s.State == StateFinal || s.State == StateIncluded && s.BlockNumber <= block
 }
+
+// Wallet is how the record has a lane.
+type Wallet struct {
+	Role Role
+	// Next is the wallet nonce that its next transaction gets.
+	Next uint64
+	// Open transactions are signed and not mined as far as the record knows.
+	Open int
+	// Parked says why it takes no work; empty where it does.
+	Parked string
+	// Held says that a replica works it now.
+	Held bool
+}

@@ -49,7 +49,7 @@ func (t *Tokens) Facts(ctx context.Context, token chain.Address) (Token, error) 
 	if ok {
 		return facts, nil
 	}
-	facts, err := t.client.tokenFacts(ctx, token)
+	facts, err := t.client.TokenFacts(ctx, token)
 	if err != nil || !facts.HasCode {
 		return facts, err // what is missing today may be deployed tomorrow
 	}
@@ -72,7 +72,8 @@ func domainText(b []byte) string {
 	return s
 }
 
-func (c *Client) tokenFacts(ctx context.Context, token chain.Address) (Token, error) {
+// TokenFacts asks a token what it is, in one round trip.
+func (c *Client) TokenFacts(ctx context.Context, token chain.Address) (Token, error) {
 	const gas = 200_000
 	var code, name, version, separator, decimals hexBytes
 	view := func(selector uint32, out *hexBytes) *query {
