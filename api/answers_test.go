@@ -286,6 +286,8 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 		`"createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:01Z"}`
 	pending := payment.Payment{ID: "the-id", State: payment.StateBroadcast, Terms: p.Terms, TxHash: txHash, CreatedAt: at, UpdatedAt: at}
 	const open = `{"id":"the-id","outcome":"pending","state":"broadcast",` + terms + `"transaction":"` + txText + `","createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:00Z"}`
+	const address, never = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C", "0001-01-01T00:00:00Z"
+	const payee = "/settlements?payTo=" + address
 	const list, key = `/settlements?transaction=` + txText, `payer=0x0000000000000000000000000000000000000001&nonce=` + block
 	for _, c := range []struct {
 		name, path string
@@ -310,7 +312,19 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 		{"no hash", "/settlements?transaction=0x12", nil, nil, 400, `{"error":"transaction: must be 0x and 64 hexadecimal digits"}`, ""},
 		{"no address", "/settlements?payer=0x12&nonce=" + block, nil, nil, 400, `{"error":"payer: must be 0x and 40 hexadecimal digits"}`, ""},
 		{"no nonce", "/settlements?payer=0x0000000000000000000000000000000000000001&nonce=1", nil, nil, 400, `{"error":"nonce: must be 0x and 64 hexadecimal digits"}`, ""},
-		{"no question", "/settlements", nil, nil, 400, `{"error":"give ?transaction=, or ?payer= and ?nonce= (with ?network= where several are served)"}`, ""},
+		{"no question", "/settlements", nil, nil, 400, `{"error":"give ?transaction=, or ?payer= and ?nonce= (with ?network= where several are served), or ?payTo="}`, ""},
+		{"a payee's", payee, []payment.Payment{p, failed}, nil, 200, `{"settlements":[` + paid + `,` + unpaid + `]}`, "list  " + address + " since " + never + " until " + never + " after  limit 101"},
+		{"a payee's, a page", payee + "&limit=1&network=base-sepolia&cursor=0198c0de-0000-7000-8000-000000000000&since=2026-11-01T00:00:00Z&until=2026-12-01T01:00:00%2B01:00", []payment.Payment{p, failed}, nil, 200, `{"settlements":[` + paid + `],"next":"the-id"}`,
+			"list eip155:84532 " + address + " since 2026-11-01T00:00:00Z until 2026-12-01T01:00:00+01:00 after 0198c0de-0000-7000-8000-000000000000 limit 2"},
+		{"a payee's, none", payee, nil, nil, 200, `{"settlements":[]}`, "list  " + address + " since " + never + " until " + never + " after  limit 101"},
+		{"the record is silent for a page", payee, nil, payment.ErrUnavailable, 503, `{"error":"the record can't be reached, try again","retryable":true}`, "list  " + address + " since " + never + " until " + never + " after  limit 101"},
+		{"no payee", "/settlements?payTo=me", nil, nil, 400, `{"error":"payTo: must be 0x and 40 hexadecimal digits"}`, ""},
+		{"a payee's on another network", payee + "&network=eip155:1", nil, nil, 400, `{"error":"network: must be one of eip155:84532"}`, ""},
+		{"no time", payee + "&since=yesterday", nil, nil, 400, `{"error":"since: must be a time such as 2026-11-28T00:00:00Z"}`, ""},
+		{"no limit", payee + "&limit=0", nil, nil, 400, `{"error":"limit: must be between 1 and 100"}`, ""},
+		{"too high a limit", payee + "&limit=101", nil, nil, 400, `{"error":"limit: must be between 1 and 100"}`, ""},
+		{"no cursor", payee + "&cursor=x", nil, nil, 400, `{"error":"cursor: must be the next of an answer"}`, ""},
+		{"payer and payee", payee + "&payer=" + address, nil, nil, 400, `{"error":"give ?transaction=, or ?payer= and ?nonce= (with ?network= where several are served), or ?payTo="}`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

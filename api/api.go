@@ -38,6 +38,7 @@ type Payments interface {
 	PaymentByID(ctx context.Context, id payment.ID) (payment.Payment, error)
 	PaymentsByTransaction(ctx context.Context, n x402.Network, hash chain.Hash) ([]payment.Payment, error)
 	PaymentsByNonce(ctx context.Context, n x402.Network, payer chain.Address, nonce chain.Hash) ([]payment.Payment, error)
+	ListPayments(ctx context.Context, f payment.Filter) ([]payment.Payment, error)
 }
 
 // Deps of the API; all are required but Metrics and PathPrefix.

@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -75,6 +76,11 @@ func (p *payments) PaymentsByTransaction(_ context.Context, n x402.Network, hash
 func (p *payments) PaymentsByNonce(_ context.Context, n x402.Network, payer chain.Address, nonce chain.Hash) ([]payment.Payment, error) {
 	p.asked = "nonce " + string(n) + " " + payer.String() + " " + nonce.String()
 	return p.list, p.err
+}
+
+func (p *payments) ListPayments(_ context.Context, f payment.Filter) ([]payment.Payment, error) {
+	p.asked = fmt.Sprintf("list %s %s since %s until %s after %s limit %d", f.Network, f.PayTo, f.Since.Format(time.RFC3339), f.Until.Format(time.RFC3339), f.After, f.Limit)
+	return p.list[:min(len(p.list), f.Limit)], p.err
 }
 
 // nobody knows no client: every caller is the anonymous one.

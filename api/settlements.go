@@ -5,13 +5,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/client"
@@ -68,9 +71,13 @@ func settlementOf(p *payment.Payment) settlementBody {
 	return b
 }
 
+// whose is the filter of all that a client may be shown, whatever it asks for: its
+// own.
+func whose(who *client.Client) payment.Filter { return payment.Filter{Client: &who.ID} }
+
 func (s *server) settlement(_ http.ResponseWriter, r *http.Request, who *client.Client) answer {
 	p, err := s.Payments.PaymentByID(r.Context(), payment.ID(chi.URLParam(r, "id")))
-	if errors.Is(err, payment.ErrNotFound) || err == nil && p.Client != who.ID { // another's is none
+	if errors.Is(err, payment.ErrNotFound) || err == nil && !whose(who).Holds(&p) {
 		return answer{status: http.StatusNotFound, body: errorBody{Error: "no such settlement"}}
 	}
 	if err != nil {
@@ -79,43 +86,121 @@ func (s *server) settlement(_ http.ResponseWriter, r *http.Request, who *client.
 	return answer{status: http.StatusOK, body: settlementOf(&p)}
 }
 
+// settlementsBody answers GET /settlements.
+type settlementsBody struct {
+	Settlements []settlementBody `json:"settlements"`
+	// Next is the cursor of the page after this one; empty after the last.
+	Next payment.ID `json:"next,omitempty"`
+}
+
 func (s *server) findSettlements(_ http.ResponseWriter, r *http.Request, who *client.Client) answer {
 	q := r.URL.Query()
-	network, problem := s.networkOf(q)
-	if problem != nil {
-		return *problem
-	}
 	var payments []payment.Payment
+	var next payment.ID
 	var err error
+	var problem *answer
 	switch {
-	case q.Has("transaction"):
-		hash, bad := chain.ParseHash(q.Get("transaction"))
-		if bad != nil {
-			return badQuery("transaction: " + bad.Error())
-		}
-		payments, err = s.Payments.PaymentsByTransaction(r.Context(), network, hash)
-	case q.Has("payer") && q.Has("nonce"):
-		payer, bad := chain.ParseAddress(q.Get("payer"))
-		if bad != nil {
-			return badQuery("payer: " + bad.Error())
-		}
-		nonce, bad := chain.ParseHash(q.Get("nonce"))
-		if bad != nil {
-			return badQuery("nonce: " + bad.Error())
-		}
-		payments, err = s.Payments.PaymentsByNonce(r.Context(), network, payer, nonce)
+	case q.Has("transaction"), q.Has("payer") && q.Has("nonce"):
+		payments, problem, err = s.lookUp(r, q)
+	case (q.Has("payTo") || !who.Anonymous()) && !q.Has("payer") && !q.Has("nonce"):
+		payments, next, problem, err = s.page(r, q, who)
 	default:
-		return badQuery("give ?transaction=, or ?payer= and ?nonce= (with ?network= where several are served)")
+		return badQuery("give ?transaction=, or ?payer= and ?nonce= (with ?network= where several are served), or ?payTo=")
 	}
-	if err != nil {
+	switch {
+	case problem != nil:
+		return *problem
+	case err != nil:
 		return fault(r, err)
 	}
-	payments = slices.DeleteFunc(payments, func(p payment.Payment) bool { return p.Client != who.ID })
-	list := make([]settlementBody, len(payments))
+	body := settlementsBody{Settlements: make([]settlementBody, 0, len(payments)), Next: next}
 	for i := range payments {
-		list[i] = settlementOf(&payments[i])
+		if whose(who).Holds(&payments[i]) {
+			body.Settlements = append(body.Settlements, settlementOf(&payments[i]))
+		}
 	}
-	return answer{status: http.StatusOK, body: map[string]any{"settlements": list}}
+	return answer{status: http.StatusOK, body: body}
+}
+
+// lookUp finds payments by transaction, or by payer and nonce.
+func (s *server) lookUp(r *http.Request, q url.Values) ([]payment.Payment, *answer, error) {
+	network, problem := s.networkOf(q)
+	if problem != nil {
+		return nil, problem, nil
+	}
+	if q.Has("transaction") {
+		hash, err := chain.ParseHash(q.Get("transaction"))
+		if err != nil {
+			return nil, badParameter("transaction", err), nil
+		}
+		payments, err := s.Payments.PaymentsByTransaction(r.Context(), network, hash)
+		return payments, nil, err
+	}
+	payer, err := chain.ParseAddress(q.Get("payer"))
+	if err != nil {
+		return nil, badParameter("payer", err), nil
+	}
+	nonce, err := chain.ParseHash(q.Get("nonce"))
+	if err != nil {
+		return nil, badParameter("nonce", err), nil
+	}
+	payments, err := s.Payments.PaymentsByNonce(r.Context(), network, payer, nonce)
+	return payments, nil, err
+}
+
+// maxPage is how many payments a page may have.
+const maxPage = 100
+
+// page lists payments, oldest first: a payee's, or with a key all of the client's.
+func (s *server) page(r *http.Request, q url.Values, who *client.Client) (_ []payment.Payment, next payment.ID, _ *answer, _ error) {
+	f := whose(who)
+	if q.Has("network") {
+		network, problem := s.networkOf(q)
+		if problem != nil {
+			return nil, "", problem, nil
+		}
+		f.Network = network
+	}
+	var err error
+	if q.Has("payTo") {
+		payTo, err := chain.ParseAddress(q.Get("payTo"))
+		if err != nil {
+			return nil, "", badParameter("payTo", err), nil
+		}
+		f.PayTo = &payTo
+	}
+	for name, to := range map[string]*time.Time{"since": &f.Since, "until": &f.Until} {
+		if !q.Has(name) {
+			continue
+		}
+		if *to, err = time.Parse(time.RFC3339, q.Get(name)); err != nil {
+			return nil, "", badParameter(name, errors.New("must be a time such as 2026-11-28T00:00:00Z")), nil
+		}
+	}
+	limit := maxPage
+	if q.Has("limit") {
+		if limit, err = strconv.Atoi(q.Get("limit")); err != nil || limit < 1 || limit > maxPage {
+			return nil, "", badParameter("limit", fmt.Errorf("must be between 1 and %d", maxPage)), nil
+		}
+	}
+	if q.Has("cursor") {
+		id, err := uuid.Parse(q.Get("cursor"))
+		if err != nil {
+			return nil, "", badParameter("cursor", errors.New("must be the next of an answer")), nil
+		}
+		f.After = payment.ID(id.String())
+	}
+	f.Limit = limit + 1 // one more tells whether there are more
+	payments, err := s.Payments.ListPayments(r.Context(), f)
+	if len(payments) > limit {
+		payments, next = payments[:limit], payments[limit-1].ID
+	}
+	return payments, next, nil, err
+}
+
+func badParameter(name string, err error) *answer {
+	a := badQuery(name + ": " + err.Error())
+	return &a
 }
 
 // networkOf reads ?network=, in either version's spelling. It may be left out

@@ -60,7 +60,7 @@ CREATE TABLE client_spending (
 -- Who settled it; NULL for a caller without a key. Not a foreign key: each claim
 -- would lock its client's row, which all claims of that client share.
 ALTER TABLE payments ADD COLUMN client uuid;
-CREATE INDEX payments_client ON payments (client, created_at, id) WHERE client IS NOT NULL;
+CREATE INDEX payments_client ON payments (client, id) WHERE client IS NOT NULL;
 
 -- +goose Down
 DROP INDEX payments_client;

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -10,14 +9,6 @@ import (
 
 	"facilitator/internal/doctor"
 )
-
-// command runs one and returns its exit code and what it printed.
-func command(t *testing.T, args ...string) (code int, out, err string) {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	code = run(t.Context(), args, console{out: &stdout, err: &stderr})
-	return code, stdout.String(), stderr.String()
-}
 
 func TestDoctorFailsWhereSomethingIsWrong(t *testing.T) {
 	t.Parallel()

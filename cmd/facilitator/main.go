@@ -35,7 +35,7 @@ func main() {
 // run is main without the process: 0 is success, 1 failure, 2 wrong usage.
 func run(ctx context.Context, args []string, c console) int {
 	commands := map[string]func(context.Context, []string, console) error{
-		"serve": serve, "migrate": migrate, "audit": compare, "doctor": examine, "clients": clients, "dev": dev, "version": printVersion,
+		"serve": serve, "migrate": migrate, "audit": compare, "doctor": examine, "clients": clients, "payments": payments, "dev": dev, "version": printVersion,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		usage(c.out)
@@ -70,6 +70,7 @@ Commands:
   audit     compare the record with the chain, and with what callers were told
   clients   create, list, rotate, disable, enable: who may call, with which keys
   doctor    check the configuration, the database, the nodes and the wallets
+  payments  list, show or export what the record holds
   dev       run everything on this machine: a chain, a Postgres and the service
   version   print the version
 

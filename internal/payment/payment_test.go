@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -215,6 +216,36 @@ func TestOutcomesHoldTheirEvidence(t *testing.T) {
 	} {
 		if diff := cmp.Diff(c.want, c.got); diff != "" {
 			t.Errorf("outcome (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestAFilterHoldsWhatItAsksFor(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 28, 9, 0, 0, 0, time.UTC)
+	payer, payee, other := chain.Address{1}, chain.Address{2}, chain.Address{3}
+	p := payment.Payment{State: payment.StateFinal, CreatedAt: at, Terms: payment.Terms{
+		Key: payment.Key{Network: "eip155:8453", Payer: payer}, PayTo: payee,
+	}}
+	for _, row := range []struct {
+		name string
+		f    payment.Filter
+		want bool
+	}{
+		{"nothing", payment.Filter{}, true},
+		{"all of it", payment.Filter{
+			Network: "eip155:8453", States: []payment.State{payment.StateFailed, payment.StateFinal}, PayTo: &payee, Payer: &payer,
+			Since: at, Until: at.Add(1), After: "any", Limit: 1,
+		}, true},
+		{"another network", payment.Filter{Network: "eip155:1"}, false},
+		{"another state", payment.Filter{States: []payment.State{payment.StateFailed}}, false},
+		{"another payee", payment.Filter{PayTo: &other}, false},
+		{"another payer", payment.Filter{Payer: &other}, false},
+		{"later", payment.Filter{Since: at.Add(1)}, false},
+		{"before", payment.Filter{Until: at}, false},
+	} {
+		if row.f.Holds(&p) != row.want {
+			t.Errorf("%s: %t", row.name, !row.want)
 		}
 	}
 }

@@ -7,3 +7,6 @@ func (s *Store) WaitingWrites() int { return s.writes.Waiting() }
 
 // PrepareConnections gives the connections of a pool their settings.
 func PrepareConnections(cfg *pgxpool.Config) { prepareSessions(cfg) }
+
+// InOrder is what lists set before they read.
+const InOrder = inOrder

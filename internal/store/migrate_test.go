@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -125,16 +126,21 @@ func TestASchemaWithDataGoesBackVersionsAndUpAgain(t *testing.T) {
 	}
 	want := rows()
 	must(t, r.Reserve(t.Context(), sale(6).Terms, room(0), time.Hour))
-	backs := 1
-	for ; ; backs++ {
-		version, err := r.MigrateDown(t.Context())
+	for { // what later versions added has no meaning in earlier ones
+		list, err := r.Migrations(t.Context())
 		must(t, err)
-		if diff := cmp.Diff(want, rows()); version > 3 && diff != "" {
-			t.Errorf("rows without version %d (-want +got):\n%s", version, diff)
-		}
-		if version <= 3 {
+		applied := slices.DeleteFunc(list, func(m store.Migration) bool { return !m.Applied })
+		if applied[len(applied)-1].Version == 3 {
 			break
 		}
+		_, err = r.MigrateDown(t.Context())
+		must(t, err)
+	}
+	if diff := cmp.Diff(want, rows()); diff != "" {
+		t.Errorf("rows of version 3 (-want +got):\n%s", diff)
+	}
+	if version, err := r.MigrateDown(t.Context()); version != 3 || err != nil {
+		t.Fatalf("took back %d: %v", version, err)
 	}
 	if diff := cmp.Diff(want, rows()); diff != "" {
 		t.Errorf("rows of version 2 (-want +got):\n%s", diff)
@@ -149,11 +155,11 @@ func TestASchemaWithDataGoesBackVersionsAndUpAgain(t *testing.T) {
 	if state := one[string](t, r.conn, "SELECT state FROM transactions WHERE id = $1", void.ID); state != "broadcast" {
 		t.Errorf("a transaction that was given up is %s", state)
 	}
-	if applied, err := r.MigrateUp(t.Context()); len(applied) != backs+1 || err != nil {
+	if applied, err := r.MigrateUp(t.Context()); len(applied) < 2 || applied[0] != 2 || err != nil {
 		t.Fatalf("applied %v: %v", applied, err)
 	}
 	if diff := cmp.Diff(want, rows()); diff != "" {
-		t.Errorf("rows of version 3 (-want +got):\n%s", diff)
+		t.Errorf("rows of the newest version (-want +got):\n%s", diff)
 	}
 	r.wantPromised(t, sale(9), 20000, 2, 0)
 	for id, state := range map[payment.ID]payment.State{
