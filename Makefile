@@ -55,6 +55,7 @@ fmt: ## Format the code
 
 docs: ## Rewrite the generated parts of docs/
 	go test ./internal/config -run '^TestReference$$' -update
+	go test ./internal/app -run '^TestMetricsReference$$' -update
 
 fuzz: ## Run each fuzz target for FUZZTIME (20s)
 	@grep -rl --include='*_test.go' --exclude-dir=node_modules '^func Fuzz' . | sort | while read -r file; do \

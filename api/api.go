@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/prometheus/client_golang/prometheus"
 
 	v1 "facilitator/api/v1"
 	v2 "facilitator/api/v2"
@@ -72,17 +71,13 @@ type Deps struct {
 	ReadTimeout time.Duration
 	Now         func() time.Time
 	Log         *slog.Logger
-	Registerer  prometheus.Registerer
+	Meters      *Metrics
 	// Metrics is served at /metrics where it is not nil.
 	Metrics http.Handler
 }
 
 type server struct {
 	Deps
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	answers  *prometheus.CounterVec
-	denials  *prometheus.CounterVec
 	// calls and guesses, without a good key, are bounded by address.
 	calls, guesses addressRate
 	// verifying counts the /verify under way.
@@ -91,43 +86,25 @@ type server struct {
 
 // New returns the handler of every route.
 func New(d Deps) http.Handler {
-	s := &server{
-		Deps: d,
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "facilitator", Name: "http_requests_total", Help: "HTTP requests by route and status.",
-		}, []string{"route", "status"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: "facilitator", Name: "http_request_duration_seconds", Help: "Time to answer HTTP requests.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30},
-		}, []string{"route"}),
-		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "facilitator", Name: "answers_total", Help: "Answers of verify and settle by reason; ok is success, a status stands where nothing was judged.",
-		}, []string{"route", "reason"}),
-		denials: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "facilitator", Name: "denials_total", Help: "Calls that were not let through, by the check that failed.",
-		}, []string{"check"}),
-		calls: addressRate{perSecond: d.MaxCalls}, guesses: addressRate{perSecond: d.MaxGuesses},
-	}
-	d.Registerer.MustRegister(s.requests, s.seconds, s.answers, s.denials)
-
+	s := &server{Deps: d, calls: addressRate{perSecond: d.MaxCalls}, guesses: addressRate{perSecond: d.MaxGuesses}}
 	root := chi.NewRouter()
-	root.NotFound(s.handle("none", s.notFound))
-	root.MethodNotAllowed(s.handle("none", s.methodNotAllowed))
+	root.NotFound(s.handle(routeNone, s.notFound))
+	root.MethodNotAllowed(s.handle(routeNone, s.methodNotAllowed))
 	routes := func(r chi.Router) {
-		r.NotFound(s.handle("none", s.notFound))
-		r.MethodNotAllowed(s.handle("none", s.methodNotAllowed))
+		r.NotFound(s.handle(routeNone, s.notFound))
+		r.MethodNotAllowed(s.handle(routeNone, s.methodNotAllowed))
 		calls := func(r chi.Router) {
-			r.Post("/verify", s.handle("/verify", s.shed(s.as(client.ScopeVerify, s.verify)))) // resource servers
-			r.Post("/settle", s.handle("/settle", s.as(client.ScopeSettle, s.settle)))         // resource servers
-			r.Get("/supported", s.handle("/supported", s.supported))                           // resource servers at their start
+			r.Post(routeVerify, s.handle(routeVerify, s.shed(s.as(client.ScopeVerify, s.verify)))) // resource servers
+			r.Post(routeSettle, s.handle(routeSettle, s.as(client.ScopeSettle, s.settle)))         // resource servers
+			r.Get(routeSupported, s.handle(routeSupported, s.supported))                           // resource servers at their start
 		}
 		calls(r)
-		r.Route("/platform/v2/x402", calls)                                                             // clients of the hosted facilitator
-		r.Get("/whoami", s.handle("/whoami", s.whoami))                                                 // people with a new key
-		r.Get("/settlements", s.handle("/settlements", s.as(client.ScopeRead, s.findSettlements)))      // resource servers, to reconcile
-		r.Get("/settlements/{id}", s.handle("/settlements/{id}", s.as(client.ScopeRead, s.settlement))) // resource servers, after settlement_pending
-		r.Get("/livez", s.handle("/livez", s.livez))                                                    // orchestrators: restart me?
-		r.Get("/readyz", s.handle("/readyz", s.readyz))                                                 // load balancers: send to me?
+		r.Route("/platform/v2/x402", calls)                                                            // clients of the hosted facilitator
+		r.Get(routeWhoami, s.handle(routeWhoami, s.whoami))                                            // people with a new key
+		r.Get(routeSettlements, s.handle(routeSettlements, s.as(client.ScopeRead, s.findSettlements))) // resource servers, to reconcile
+		r.Get(routeSettlement, s.handle(routeSettlement, s.as(client.ScopeRead, s.settlement)))        // resource servers, after settlement_pending
+		r.Get(routeLivez, s.handle(routeLivez, s.livez))                                               // orchestrators: restart me?
+		r.Get(routeReadyz, s.handle(routeReadyz, s.readyz))                                            // load balancers: send to me?
 		if d.Metrics != nil {
 			r.Method(http.MethodGet, "/metrics", d.Metrics) // Prometheus
 		}

@@ -100,7 +100,7 @@ func (s *server) denied(err error, c *client.Client) answer {
 	if c != nil {
 		a.attrs = append(a.attrs, slog.String("client", c.Name))
 	}
-	s.denials.WithLabelValues(string(d.Check)).Inc()
+	s.Meters.denials[string(d.Check)].Inc()
 	return a
 }
 

@@ -20,6 +20,7 @@ import (
 	v2 "facilitator/api/v2"
 	"facilitator/internal/chain"
 	"facilitator/internal/client"
+	"facilitator/internal/metrics"
 	"facilitator/internal/payment"
 	"facilitator/internal/x402"
 )
@@ -128,13 +129,15 @@ func newBench() *bench {
 		Names:        v1.Names{"base-sepolia": "eip155:84532"},
 		Ready:        func(context.Context) (bool, []string) { return true, nil },
 		MaxBodyBytes: maxBody, ReadTimeout: readTimeout, Now: time.Now,
-		Log: slog.New(slog.NewTextHandler(b.log, nil)), Registerer: prometheus.NewRegistry(),
+		Log: slog.New(slog.NewTextHandler(b.log, nil)), Meters: meters(),
 	}
 	return b
 }
 
+func meters() *api.Metrics { return api.NewMetrics(metrics.New(prometheus.NewRegistry()), time.Now) }
+
 func (b *bench) handler() http.Handler {
-	b.deps.Registerer = prometheus.NewRegistry() // each handler registers anew
+	b.deps.Meters = meters() // each handler counts anew
 	return api.New(b.deps)
 }
 

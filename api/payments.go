@@ -12,6 +12,7 @@ import (
 	v2 "facilitator/api/v2"
 	"facilitator/internal/client"
 	"facilitator/internal/payment"
+	"facilitator/internal/phase"
 	"facilitator/internal/x402"
 )
 
@@ -120,6 +121,7 @@ func (s *server) verify(w http.ResponseWriter, r *http.Request, who *client.Clie
 		return *failed
 	}
 	c, err := s.decode(body)
+	phase.Ends(r.Context(), phase.Decode)
 	payer := ""
 	if err == nil {
 		if denial := mayPay(who, c.req); denial != nil {
@@ -171,6 +173,7 @@ func (s *server) settle(w http.ResponseWriter, r *http.Request, who *client.Clie
 		return *failed
 	}
 	c, err := s.decode(body)
+	phase.Ends(r.Context(), phase.Decode)
 	var wishes payment.Wishes
 	if err == nil {
 		wishes, err = wishesOf(r.Header)

@@ -16,6 +16,7 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
+	"facilitator/internal/phase"
 	"facilitator/internal/x402"
 )
 
@@ -40,7 +41,7 @@ func (a answer) verdict() string {
 	case a.reason != "":
 		return string(a.reason)
 	case a.status == http.StatusOK:
-		return "ok"
+		return verdictOK
 	default:
 		return strconv.Itoa(a.status)
 	}
@@ -66,19 +67,19 @@ func (s *server) handle(route string, h handler) http.HandlerFunc {
 			// whether or not the handler reads it.
 			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.ReadTimeout)) // not every ResponseWriter has one
 		}
-		a := s.guard(h, w, r)
+		clock := s.Meters.phases.Start(route, start)
+		s.Meters.begin(route, 1)
+		defer s.Meters.begin(route, -1)
+		a := s.guard(h, w, r.WithContext(phase.With(r.Context(), clock)))
 		if err := write(w, a); err != nil {
 			a.attrs = append(a.attrs, slog.Bool("undelivered", true))
 			if a.undelivered != nil {
 				a.undelivered(r.Context())
 			}
 		}
+		clock.Ends(phase.Answer)
 		took := s.Now().Sub(start)
-		s.requests.WithLabelValues(route, strconv.Itoa(a.status)).Inc()
-		s.seconds.WithLabelValues(route).Observe(took.Seconds())
-		if route == "/verify" || route == "/settle" {
-			s.answers.WithLabelValues(route, a.verdict()).Inc()
-		}
+		s.Meters.answered(route, &a, took)
 		s.event(r, route, id, took, a)
 	}
 }
@@ -102,7 +103,7 @@ func (s *server) event(r *http.Request, route, id string, took time.Duration, a 
 		level = slog.LevelError
 	case a.status == http.StatusServiceUnavailable:
 		level = slog.LevelWarn
-	case route == "/livez" || route == "/readyz" || route == "/supported":
+	case route == routeLivez || route == routeReadyz || route == routeSupported:
 		level = slog.LevelDebug
 	}
 	attrs := []slog.Attr{

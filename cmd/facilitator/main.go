@@ -35,7 +35,8 @@ func main() {
 // run is main without the process: 0 is success, 1 failure, 2 wrong usage.
 func run(ctx context.Context, args []string, c console) int {
 	commands := map[string]func(context.Context, []string, console) error{
-		"serve": serve, "migrate": migrate, "audit": compare, "doctor": examine, "clients": clients, "payments": payments, "dev": dev, "version": printVersion,
+		"serve": serve, "migrate": migrate, "audit": compare, "doctor": examine, "clients": clients, "payments": payments,
+		"dev": dev, "doc": doc, "version": printVersion,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		usage(c.out)
@@ -72,6 +73,7 @@ Commands:
   doctor    check the configuration, the database, the nodes and the wallets
   payments  list, show or export what the record holds
   dev       run everything on this machine: a chain, a Postgres and the service
+  doc       print a reference: doc metrics
   version   print the version
 
 "facilitator COMMAND -h" lists a command's flags.

@@ -18,16 +18,15 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"facilitator/api"
 	v2 "facilitator/api/v2"
 	"facilitator/internal/chain"
-	"facilitator/internal/chain/evm"
 	"facilitator/internal/client"
 	"facilitator/internal/config"
+	"facilitator/internal/metrics"
 	"facilitator/internal/payment"
 	"facilitator/internal/relayer"
 	"facilitator/internal/settle"
@@ -98,12 +97,11 @@ func (a *App) wire(ctx context.Context, o Options) error {
 		return fmt.Errorf("database: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	registry.MustRegister(storeCounters(a.store, a.ledger)...)
+	meters := newInstruments(metrics.New(registry), o.Version, o.Now, map[string]*store.Store{poolAPI: a.store, poolRelayer: a.ledger})
 	a.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	a.board = settle.NewBoard(a.store, boardInterval, a.log)
 
-	if a.chains, err = wireChains(ctx, a, o, relayer.NewMetrics(registry), evm.NewMetrics(registry)); err != nil {
+	if a.chains, err = wireChains(ctx, a, o, meters); err != nil {
 		return err
 	}
 	verifier := verify.New(a.chains.networks(), a.store, o.Now)
@@ -126,7 +124,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 		Clients: a.clients, Limits: a.limits, Anonymous: anonymous, MaxCalls: a.cfg.HTTP.MaxCallsPerAddress, MaxGuesses: a.cfg.Clients.MaxGuesses,
 		TrustedProxies: proxies, MaxVerifying: a.cfg.HTTP.MaxVerifying,
 		PathPrefix: a.cfg.HTTP.PathPrefix, MaxBodyBytes: a.cfg.HTTP.MaxBodyBytes, ReadTimeout: a.cfg.HTTP.ReadTimeout,
-		Now: o.Now, Log: a.log, Registerer: registry,
+		Now: o.Now, Log: a.log, Meters: meters.api,
 	}
 	if a.cfg.Metrics.Address == "same" {
 		deps.Metrics = a.metrics
@@ -150,14 +148,6 @@ func (a *App) listen(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func buildInfo(version string) prometheus.Collector {
-	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Namespace: "facilitator", Name: "build_info", Help: "Always 1; the label tells the version.",
-	}, []string{"version"})
-	g.WithLabelValues(version).Set(1)
-	return g
 }
 
 // relayerConnections are those of the relayers: one for each lane, which holds it

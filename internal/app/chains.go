@@ -96,10 +96,10 @@ func (c chains) supported(wait time.Duration) v2.SupportedResponse {
 	return answer
 }
 
-func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics, nodes *evm.Metrics) (chains, error) {
+func wireChains(ctx context.Context, a *App, o Options, meters instruments) (chains, error) {
 	all := make(chains)
 	for name, cfg := range a.cfg.Chains {
-		w, err := wireChain(ctx, x402.Network(name), cfg, a, o, metrics, nodes)
+		w, err := wireChain(ctx, x402.Network(name), cfg, a, o, meters)
 		if w != nil {
 			all[x402.Network(name)] = w // to be closed, whatever happened
 		}
@@ -121,7 +121,7 @@ func wireChains(ctx context.Context, a *App, o Options, metrics *relayer.Metrics
 	return all, nil
 }
 
-func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o Options, metrics *relayer.Metrics, nodes *evm.Metrics) (*wiredChain, error) {
+func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o Options, meters instruments) (*wiredChain, error) {
 	chainID, err := strconv.ParseUint(strings.TrimPrefix(string(n), "eip155:"), 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("chain id: %w", err)
@@ -131,7 +131,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 		w.v1Name = x402.V1Name(n)
 	}
 	if err := w.dial(ctx, cfg, evm.Options{
-		Timeout: cfg.RPCTimeout, Network: string(n), ChainID: chainID, MaxLag: cfg.MaxLag, Now: o.Now, Metrics: nodes,
+		Timeout: cfg.RPCTimeout, Network: string(n), ChainID: chainID, MaxLag: cfg.MaxLag, Now: o.Now, Metrics: meters.nodes,
 	}); err != nil {
 		return w, err
 	}
@@ -173,7 +173,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 			Treasury: relayer.Treasury{Below: cfg.Treasury.Below, UpTo: cfg.Treasury.UpTo, MaxPerDay: cfg.Treasury.MaxPerDay},
 		},
 		Node: w.client, Sender: w.senders, Store: a.ledger, Signers: signers, TreasurySigner: treasury, Schemes: schemes, Moved: a.moved,
-		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: metrics, Crash: o.Crash,
+		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: meters.relayer, Crash: o.Crash,
 	}
 	if cfg.WSURL != "" {
 		deps.Heads = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)

@@ -19,6 +19,13 @@ const (
 	CheckGas      Check = "gas_per_day"
 )
 
+// Checks are all of them.
+func Checks() []Check {
+	return []Check{
+		CheckNoKey, CheckKey, CheckExpired, CheckDisabled, CheckScope, CheckNetwork, CheckAsset, CheckPayee, CheckRate, CheckGas,
+	}
+}
+
 // Denial says that a call is not made, and why. It judges no payment. The text is
 // safe to show.
 type Denial struct {

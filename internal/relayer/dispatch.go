@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
 )
 
@@ -115,6 +116,7 @@ func (l *lane) work(ctx context.Context, most int, taken func(int)) error {
 	room := c.Config.MaxInFlight - l.inFlight
 	l.mu.Unlock()
 	var doubts []doubt
+	var took time.Time
 	signed, err := c.Store.Take(ctx, row, payment.Work{
 		Most: most, MaxOpen: c.Config.MaxInFlight, Except: c.excepted(), Timeout: c.Config.PrepareTimeout,
 		Prepare: func(ctx context.Context, ps []payment.Payment) ([]payment.Order, error) {
@@ -122,6 +124,8 @@ func (l *lane) work(ctx context.Context, most int, taken func(int)) error {
 			if len(ps) == 0 {
 				return nil, nil
 			}
+			took = c.Now()
+			c.waited(ps, took)
 			var orders []payment.Order
 			orders, doubts = l.prepare(ctx, ps, room)
 			c.setBusy(doubts)
@@ -134,6 +138,7 @@ func (l *lane) work(ctx context.Context, most int, taken func(int)) error {
 	// What can be sent is sent before the rest is looked into.
 	if err == nil && len(signed) > 0 {
 		c.Crash("signed")
+		c.passed(phaseSign, c.Now().Sub(took))
 		l.deliver(ctx, signed)
 	}
 	for _, d := range doubts {
@@ -156,7 +161,9 @@ func (l *lane) deliver(ctx context.Context, signed []payment.Carried) {
 			ids = append(ids, t.Payments[i].ID)
 		}
 	}
+	begun := c.Now()
 	l.send(ctx, txs)
+	c.passed(phaseBroadcast, c.Now().Sub(begun))
 	c.Crash("sent")
 	signal(c.look)
 	c.Moved(ids...)
@@ -172,9 +179,11 @@ func (l *lane) send(ctx context.Context, txs []*openTx) {
 	raws := make([][]byte, len(txs))
 	attempts := make([]payment.Attempt, len(txs)) // the tracker may change a transaction while it is sent
 	nonces := make([]uint64, len(txs))
+	before := make([]bool, len(txs)) // a node has had this very attempt
 	now := c.Now()
 	l.mu.Lock()
 	for i, t := range txs {
+		before[i] = t.takenAt.After(t.signedAt)
 		t.sentAt = now // before it is, or the tracker would send it too
 		attempts[i], nonces[i] = *t.Transaction.Newest(), t.Transaction.WalletNonce
 		raws[i] = attempts[i].Raw
@@ -184,6 +193,12 @@ func (l *lane) send(ctx context.Context, txs []*openTx) {
 	for i := range min(len(txs), len(outcomes)) {
 		sent := outcomes[i]
 		c.Metrics.sends.WithLabelValues(string(c.Config.Network), string(sent.Outcome)).Inc()
+		if sent.Outcome == evm.SendAccepted && before[i] {
+			c.Metrics.drops.WithLabelValues(l.labels()...).Inc()
+		}
+		if sent.Err == nil {
+			l.took(txs[i], c.Now())
+		}
 		attrs := []any{
 			l.attr(), slog.String("tx_hash", attempts[i].Hash.String()), slog.Uint64("wallet_nonce", nonces[i]),
 			slog.String("outcome", string(sent.Outcome)),
@@ -194,6 +209,30 @@ func (l *lane) send(ctx context.Context, txs []*openTx) {
 		}
 		c.Log.DebugContext(ctx, "transaction sent", attrs...)
 	}
+}
+
+// took notes that a node has the newest attempt of a transaction.
+func (l *lane) took(t *openTx, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !t.takenAt.After(t.signedAt) {
+		t.takenAt = at
+	}
+}
+
+// waited meters how long payments were queued that a lane takes for the first
+// time; the record's clock may differ from ours.
+func (c *Chain) waited(ps []payment.Payment, now time.Time) {
+	for i := range ps {
+		if !ps[i].Sent() {
+			c.passed(phaseQueue, max(0, now.Sub(ps[i].CreatedAt)))
+		}
+	}
+}
+
+// passed meters a phase of the lanes.
+func (c *Chain) passed(phase string, took time.Duration) {
+	c.Metrics.phases.WithLabelValues(string(c.Config.Network), phase).Observe(took.Seconds())
 }
 
 // excepted are the payments that no lane is to take now.

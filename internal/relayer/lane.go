@@ -74,6 +74,9 @@ type openTx struct {
 	// signedAt is since when its newest attempt waits for a block, as far as this
 	// process knows.
 	signedAt time.Time
+	// openedAt is since when it is open, takenAt when a node first took it; as far as
+	// this process knows.
+	openedAt, takenAt time.Time
 	// marked: the record knows that it was sent.
 	marked bool
 	// passedAt is when the wallet's nonce was first seen beyond it; missedAt is
@@ -165,7 +168,7 @@ func (l *lane) add(signed []payment.Carried) []*openTx {
 	defer l.mu.Unlock()
 	added := make([]*openTx, len(signed))
 	for i, t := range signed {
-		added[i] = &openTx{Carried: t, signedAt: now}
+		added[i] = &openTx{Carried: t, signedAt: now, openedAt: now}
 		l.open[t.Transaction.ID] = added[i]
 	}
 	l.count()
@@ -208,6 +211,26 @@ func (l *lane) waitingSince() (oldest time.Time, waiting bool) {
 		}
 	}
 	return oldest, waiting
+}
+
+// lowestAge is how long the lowest open transaction has been open; false where
+// this process holds no lease.
+func (l *lane) lowestAge() (age time.Duration, held bool) {
+	if _, held = l.lease(); !held {
+		return 0, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var lowest *openTx
+	for _, t := range l.open {
+		if !t.closed() && (lowest == nil || t.Transaction.WalletNonce < lowest.Transaction.WalletNonce) {
+			lowest = t
+		}
+	}
+	if lowest == nil {
+		return 0, true
+	}
+	return l.chain.Now().Sub(lowest.openedAt), true
 }
 
 // reload reads the lane's past from the record, where that is called for.
@@ -255,7 +278,7 @@ func (l *lane) read(ctx context.Context, row payment.Lane) error {
 		t := l.open[r.Transaction.ID]
 		switch {
 		case t == nil:
-			l.open[r.Transaction.ID] = &openTx{Carried: r, signedAt: now, marked: r.Transaction.State != payment.TxSigned}
+			l.open[r.Transaction.ID] = &openTx{Carried: r, signedAt: now, openedAt: now, marked: r.Transaction.State != payment.TxSigned}
 		case t.judging:
 			l.stale = true // its judge works on the copy there is; read again when it is done
 		default:

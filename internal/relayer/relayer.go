@@ -205,6 +205,7 @@ func New(d Deps) *Chain {
 	if d.TreasurySigner != nil {
 		c.treasury = newLane(c, d.TreasurySigner, payment.RoleTreasury)
 	}
+	c.Metrics.watch(c)
 	return c
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/metrics"
 	"facilitator/internal/payment"
 	"facilitator/internal/scheme"
 	"facilitator/internal/x402"
@@ -28,7 +29,7 @@ func newChain(t *testing.T, cfg Config) (*Chain, *time.Time) {
 	cfg.Network = network
 	c := New(Deps{
 		Config: cfg, Now: func() time.Time { return now }, Log: slog.New(slog.DiscardHandler),
-		Metrics: NewMetrics(prometheus.NewRegistry()),
+		Metrics: NewMetrics(metrics.New(prometheus.NewRegistry())),
 		Moved:   func(...payment.ID) {}, Crash: func(string) {},
 	})
 	c.fault = nil

@@ -294,12 +294,18 @@ func (c *Chain) included(ctx context.Context, l *lane, t *openTx, in payment.Inc
 	for _, o := range in.Outcomes {
 		byID[o.Payment].State = o.To
 	}
-	undecided := len(t.undecided())
+	undecided, taken := len(t.undecided()), t.takenAt
 	if undecided == 0 {
 		delete(l.open, t.Transaction.ID)
 	}
 	l.count()
 	l.mu.Unlock()
+	if !taken.IsZero() {
+		c.passed(phaseInclude, c.Now().Sub(taken))
+	}
+	if len(t.Payments) > 0 {
+		c.Metrics.gasEach.WithLabelValues(string(c.Config.Network)).Observe(float64(in.Receipt.GasUsed) / float64(len(t.Payments)))
+	}
 	if in.Receipt.Succeeded && undecided == 0 && len(t.Payments) > 0 {
 		c.gas.learn(in.Receipt.GasUsed, len(t.Payments))
 	}

@@ -83,7 +83,16 @@ func (c *Chain) pushed(h chain.Head) {
 	signal(c.look)
 }
 
-// refresh reads head, tip, queue, budget and wallets.
+// countQueued meters the queue, which grows while the node is away.
+func (c *Chain) countQueued(ctx context.Context) error {
+	queued, err := c.Store.CountQueued(ctx, c.Config.Network)
+	if err == nil {
+		c.Metrics.queued.WithLabelValues(string(c.Config.Network)).Set(float64(queued))
+	}
+	return err
+}
+
+// refresh reads head, tip, budget and wallets.
 func (c *Chain) refresh(ctx context.Context) error {
 	head, err := c.Node.Head(ctx)
 	if err != nil {
@@ -96,10 +105,6 @@ func (c *Chain) refresh(ctx context.Context) error {
 		tip = c.Config.MaxTip
 		c.Log.DebugContext(ctx, "node suggests no tip, the cap is used", slog.Any("error", err))
 	}
-	queued, err := c.Store.CountQueued(ctx, c.Config.Network)
-	if err != nil {
-		return err
-	}
 	spent, err := c.Store.SpentToday(ctx, c.Config.Network)
 	if err != nil {
 		return err
@@ -107,7 +112,6 @@ func (c *Chain) refresh(ctx context.Context) error {
 	c.mu.Lock()
 	c.view.tip, c.spent = tip, spent
 	c.mu.Unlock()
-	c.Metrics.queued.WithLabelValues(string(c.Config.Network)).Set(float64(queued))
 	c.Metrics.spent.WithLabelValues(string(c.Config.Network)).Set(gwei(spent))
 	return c.lookAtWallets(ctx)
 }
@@ -115,7 +119,7 @@ func (c *Chain) refresh(ctx context.Context) error {
 func (c *Chain) watchHealth(ctx context.Context) {
 	for sleep(ctx, healthInterval) {
 		// One failed look is no fault: what was seen before stands until it is stale.
-		err := errors.Join(c.refresh(ctx), c.topUp(ctx))
+		err := errors.Join(c.countQueued(ctx), c.refresh(ctx), c.topUp(ctx))
 		if err != nil && ctx.Err() == nil {
 			c.Log.WarnContext(ctx, "chain not looked at", slog.Any("error", err))
 		}

@@ -17,6 +17,7 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
+	"facilitator/internal/phase"
 	"facilitator/internal/scheme"
 	"facilitator/internal/x402"
 )
@@ -122,6 +123,7 @@ func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Paymen
 	}
 	network := found.known.Terms.Key.Network
 	w := &waiter{call: call.String(), key: hashKey(wishes.IdempotencyKey), level: wishes.Level, last: *found.known}
+	defer phase.Ends(ctx, phase.Wait)
 	w.watch = s.Board.Watch(w.last.ID, s.tells(network, wishes.Level))
 	defer w.watch.Stop()
 	if found.fresh {
@@ -256,6 +258,7 @@ func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Paym
 	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
 		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), Client: wishes.Client, ClaimedAtBlock: atLeast,
 	}, guard)
+	phase.Ends(ctx, phase.Claim)
 	joined(fresh || err != nil && !errors.Is(err, payment.ErrCrowded)) // what ended in doubt may be there
 	if err != nil {
 		return nil, false, err

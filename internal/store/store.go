@@ -61,6 +61,25 @@ func (s *Store) Stats() Stats {
 	return Stats{Commits: s.commits.Load(), Reads: s.pool.reads.Load()}
 }
 
+// Connections are those of the store's pool.
+type Connections struct {
+	InUse, Idle, Most int
+	// Acquired counts the connections taken, Waited those that had to be waited for,
+	// Waiting all the time spent so.
+	Acquired, Waited uint64
+	Waiting          time.Duration
+}
+
+// Connections as they are now.
+func (s *Store) Connections() Connections {
+	p := s.pool.Stat()
+	return Connections{
+		InUse: int(p.AcquiredConns()), Idle: int(p.IdleConns()), Most: int(p.MaxConns()),
+		Acquired: uint64(p.AcquireCount()), Waited: uint64(p.EmptyAcquireCount()), //nolint:gosec // G115: counts
+		Waiting: p.EmptyAcquireWaitTime(),
+	}
+}
+
 // Options bound what the store takes of the database.
 type Options struct {
 	MaxConnections int

@@ -14,6 +14,7 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
+	"facilitator/internal/phase"
 	"facilitator/internal/scheme"
 	"facilitator/internal/x402"
 )
@@ -98,7 +99,7 @@ func (v *Verifier) Verify(ctx context.Context, req *x402.Request) (payer string,
 	if err != nil {
 		return "", err
 	}
-	if err := p.Check(ctx, v.now()); err != nil {
+	if err := v.check(ctx, p); err != nil {
 		return p.Payer(), err
 	}
 	for range maxLooks {
@@ -173,6 +174,7 @@ func reservedFor(t payment.Terms, timeout time.Duration, now time.Time) time.Dur
 // payer has promised to others.
 func (v *Verifier) Look(ctx context.Context, p scheme.Payment) (payment.Exposure, error) {
 	t := p.Terms()
+	defer phase.Ends(ctx, phase.Record)
 	return v.record.Exposure(ctx, t, v.networks[t.Key.Network].Exposure)
 }
 
@@ -180,7 +182,7 @@ func (v *Verifier) Look(ctx context.Context, p scheme.Payment) (payment.Exposure
 // seen. The state it asked last is that of block atLeast or a later one. A claim
 // that keeps to the guard promises no more than the payer had then.
 func (v *Verifier) Judge(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error) {
-	if err := p.Check(ctx, v.now()); err != nil {
+	if err := v.check(ctx, p); err != nil {
 		return 0, nil, err
 	}
 	return v.simulate(ctx, p, seen)
@@ -192,10 +194,16 @@ func (v *Verifier) CheckOnly(ctx context.Context, p scheme.Payment) error {
 	return p.Check(ctx, v.now())
 }
 
+func (v *Verifier) check(ctx context.Context, p scheme.Payment) error {
+	defer phase.Ends(ctx, phase.Policy)
+	return p.Check(ctx, v.now())
+}
+
 func (v *Verifier) simulate(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error) {
 	if err := v.networks[p.Terms().Key.Network].Ready(); err != nil {
 		return 0, nil, err
 	}
 	outlook, err := p.Simulate(ctx, seen.Promised)
+	phase.Ends(ctx, phase.Chain)
 	return outlook.AtLeast, seen.Guard(outlook.Spare), err
 }

@@ -45,6 +45,20 @@ const (
 	ReasonExactTransferMismatch    Reason = "invalid_exact_evm_transfer_event_mismatch"
 )
 
+// Reasons lists the whole table.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonInvalidVersion, ReasonInvalidPayload, ReasonInvalidRequirements, ReasonUnsupportedScheme,
+		ReasonInvalidNetwork, ReasonUnsupportedPayload, ReasonAssetNotDeployed, ReasonSettlementPending,
+		ReasonDuplicateSettlement, ReasonUnexpectedSettle, ReasonFactoryNotAllowed, ReasonAmountTooLow,
+		ReasonExactScheme, ReasonExactNetworkMismatch, ReasonExactMissingDomain, ReasonExactSignature,
+		ReasonExactRecipient, ReasonExactValidBefore, ReasonExactValidAfter, ReasonExactValue, ReasonExactValueV1,
+		ReasonExactNotSupported, ReasonExactNonceUsed, ReasonExactTokenName, ReasonExactTokenVersion,
+		ReasonExactInsufficientBalance, ReasonExactSimulationFailed, ReasonExactTransactionFailed,
+		ReasonExactTransferMismatch,
+	}
+}
+
 // Rejection is a judgement: the payment was looked at and is refused. Every
 // other error means that it could not be judged. Only the HTTP edge turns
 // either into a status.

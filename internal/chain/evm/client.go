@@ -136,7 +136,11 @@ func codeQuery(a chain.Address, result *hexBytes) *query {
 // q.err.
 func (c *Client) ask(ctx context.Context, qs ...*query) error {
 	if len(c.nodes) == 1 {
-		return c.nodes[0].ask(ctx, qs)
+		err := c.nodes[0].ask(ctx, qs)
+		if ctx.Err() == nil { // else nobody waited for it
+			c.nodes[0].metrics.up(!errors.Is(err, chain.ErrUnavailable))
+		}
+		return err
 	}
 	return c.askAny(ctx, qs)
 }

@@ -24,8 +24,7 @@ type endpoint struct {
 	scrub   scrubber
 	timeout time.Duration
 	now     func() time.Time
-	metrics *Metrics
-	labels  []string // network and name
+	metrics *nodeMetrics
 
 	mu sync.Mutex
 	// head is the height it last told, at headAt.
@@ -50,8 +49,7 @@ const (
 
 func newEndpoint(ctx context.Context, cfg Node, o Options) (*endpoint, error) {
 	n := &endpoint{
-		name: cfg.Name, timeout: o.Timeout, now: o.Now, scrub: newScrubber(cfg.URL), metrics: o.Metrics,
-		labels: []string{o.Network, cfg.Name},
+		name: cfg.Name, timeout: o.Timeout, now: o.Now, scrub: newScrubber(cfg.URL), metrics: o.Metrics.of(o.Network, cfg.Name),
 	}
 	n.http = &http.Client{Transport: &courteous{node: n, next: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -81,17 +79,18 @@ type courteous struct {
 }
 
 func (c *courteous) RoundTrip(r *http.Request) (*http.Response, error) {
+	begun := c.node.now()
 	response, err := c.next.RoundTrip(r)
-	outcome := "failed"
+	outcome := requestFailed
 	if err == nil {
-		outcome = strconv.Itoa(response.StatusCode)
+		outcome = requestOutcome(response.StatusCode)
 		if response.StatusCode == http.StatusTooManyRequests || response.StatusCode == http.StatusServiceUnavailable {
 			c.node.rest(retryAfter(response.Header.Get("Retry-After"), c.node.now()))
 		}
 	} else if r.Context().Err() != nil {
-		outcome = "given_up"
+		outcome = requestGivenUp
 	}
-	c.node.metrics.count(c.node.labels, outcome)
+	c.node.metrics.count(outcome, c.node.now().Sub(begun))
 	return response, err //nolint:wrapcheck // the transport's own
 }
 
@@ -210,5 +209,5 @@ func (n *endpoint) sees(height uint64) {
 	n.mu.Lock()
 	n.head, n.headAt = height, n.now()
 	n.mu.Unlock()
-	n.metrics.at(n.labels, height)
+	n.metrics.at(height)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/metrics"
 )
 
 // peer is one node of several.
@@ -120,7 +121,7 @@ func several(t *testing.T, peers ...*peer) (*Client, *clock) {
 	}
 	c, err := DialAll(t.Context(), nodes, Options{
 		Timeout: patience, Network: "eip155:8453", ChainID: testChain, MaxLag: 2, Now: clock.Now,
-		Metrics: NewMetrics(prometheus.NewRegistry()),
+		Metrics: NewMetrics(metrics.New(prometheus.NewRegistry())),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +317,7 @@ func TestASlowNodeIsNotWaitedForAlone(t *testing.T) {
 	if got := who(t, c); got != 2 {
 		t.Errorf("answered by %d", got)
 	}
-	if n := testutil.ToFloat64(c.opts.Metrics.hedges); n != 1 {
+	if n := testutil.ToFloat64(c.opts.Metrics.hedges.WithLabelValues("eip155:8453", "a")); n != 1 {
 		t.Errorf("%v hedges are counted", n)
 	}
 	c.nodes[0].mu.Lock()
@@ -397,7 +398,7 @@ func TestNodesAreToldByTheirNames(t *testing.T) {
 	if up := testutil.ToFloat64(c.opts.Metrics.ups.WithLabelValues("eip155:8453", "a")); up != 1 {
 		t.Errorf("up is %v", up)
 	}
-	if n := testutil.ToFloat64(c.opts.Metrics.requests.WithLabelValues("eip155:8453", "a", "502")); n != 1 {
+	if n := testutil.ToFloat64(c.opts.Metrics.requests.WithLabelValues("eip155:8453", "a", "error")); n != 1 {
 		t.Errorf("%v requests with 502", n)
 	}
 }

@@ -72,7 +72,7 @@ func (c *Client) askAny(ctx context.Context, qs []*query) error {
 			}
 		case <-hedge.C:
 			if asked < len(order) {
-				c.opts.Metrics.hedged(order[0].labels)
+				order[0].metrics.hedged()
 				ask()
 			}
 		}
@@ -236,7 +236,7 @@ func (c *Client) probe(ctx context.Context, n *endpoint, log *slog.Logger, told 
 	if a.err != nil {
 		state = a.err.Error()
 	}
-	c.opts.Metrics.up(n.labels, state == "")
+	n.metrics.up(state == "")
 	switch before, known := told[n]; {
 	case known && (before == "") == (state == ""):
 	case state == "" && known:

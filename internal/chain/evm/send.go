@@ -32,6 +32,14 @@ const (
 	SendUnavailable SendOutcome = "unavailable"
 )
 
+// SendOutcomes lists them all, the best first.
+func SendOutcomes() []SendOutcome {
+	return []SendOutcome{
+		SendAccepted, SendAlreadyKnown, SendNonceTooLow, SendUnderpriced, SendFeeTooLow, SendNoFunds,
+		SendNonceGap, SendWouldRevert, SendInvalid, SendUnknown, SendUnavailable,
+	}
+}
+
 // rank is an outcome's place in the order of preference.
 func (o SendOutcome) rank() int {
 	switch o {
