@@ -15,15 +15,18 @@ NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo dev test test/short test/long lint fmt docs fuzz fuzz/verify bench bench/settle bench/verify tidy clean
+.PHONY: help tools tools/prometheus build demo dev test test/short test/long lint fmt docs fuzz fuzz/verify bench bench/settle bench/verify tidy clean
 
 help: ## Show this list
 	@echo 'Needs Go >= 1.26 and Node >= 20 with npm.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z\/]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z\/]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 tools: ## Install what tests and the dev command run: a chain node, Postgres, the official SDKs
 	@$(INSTALL_TOOLS)
+
+tools/prometheus: ## Fetch the Prometheus that tests run (Debian's; elsewhere from PATH)
+	@sh tools/prometheus.sh $${FACILITATOR_TOOLS:-tools}
 
 build: ## Build bin/facilitator
 	@mkdir -p bin
@@ -35,7 +38,7 @@ demo: tools build ## Start everything on this machine, pay for one purchase and 
 dev: tools build ## Start a facilitator with a chain and a Postgres of its own
 	@bin/facilitator dev
 
-test: tools ## Run all tests, with the race detector where there is a C compiler
+test: tools tools/prometheus ## Run all tests, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo 'No C compiler: testing without the race detector.'
 	go test $(RACE) -shuffle=on -timeout 15m ./...
 	@echo 'The integration suite again, on a fork (FORK_RPC_URL: of a real Base; else of a local one)'

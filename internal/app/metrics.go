@@ -84,9 +84,14 @@ func storeMetrics(r *metrics.Registry, stores map[string]*store.Store) {
 	})
 }
 
+// MetricsMade makes all metrics of the service in r, for who asks what there is.
+func MetricsMade(r prometheus.Registerer) *metrics.Registry {
+	made := metrics.New(r)
+	newInstruments(made, "", time.Now, nil) //nolint:forbidigo // nothing is ever timed
+	return made
+}
+
 // MetricsReference prints what every metric is.
 func MetricsReference(w io.Writer) error {
-	r := metrics.New(prometheus.NewRegistry())
-	newInstruments(r, "", time.Now, nil) //nolint:forbidigo // nothing is ever timed
-	return r.WriteReference(w)
+	return MetricsMade(prometheus.NewRegistry()).WriteReference(w)
 }

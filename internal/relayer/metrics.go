@@ -13,7 +13,7 @@ import (
 
 // Metrics of all chains.
 type Metrics struct {
-	queued, head, spent, skew                                  *prometheus.GaugeVec
+	queued, head, spent, limit, skew                           *prometheus.GaugeVec
 	balance, runway, inFlight, leased, parked                  *prometheus.GaugeVec
 	sends, outcomes, reorgs, gas                               *prometheus.CounterVec
 	bumps, cancels, foreign, filled, topUps, frozen, takenBack *prometheus.CounterVec
@@ -46,6 +46,7 @@ func NewMetrics(r *metrics.Registry) *Metrics {
 	m.head = gauge("chain_head_block", "block number", "Number of the latest block seen.", network)
 	m.skew = gauge("chain_clock_skew_seconds", "seconds", "How far our clock was ahead of the newest block's when it was first seen.", network)
 	m.spent = gauge("gas_spent_today_gwei", "gwei", "What gas has cost since midnight UTC.", network)
+	m.limit = gauge("gas_spend_limit_gwei", "gwei", "What gas may cost on a day, gas.max_spend_per_day; 0 is no limit.", network)
 
 	m.balance = gauge("lane_balance_gwei", "gwei", "Gas balance of a wallet.", network, lane)
 	m.runway = gauge("lane_runway_settlements", "settlements", "Settlements that a relayer wallet's balance still pays for at today's fees.", network, lane)
@@ -139,8 +140,27 @@ func (m *Metrics) each(ask func(*Chain, metrics.Told)) func(metrics.Told) {
 	}
 }
 
-// watch has a chain tell of itself.
+// watch has a chain tell of itself. Its counters begin at 0 rather than with the
+// first event: what a rate is of must have been there before.
 func (m *Metrics) watch(c *Chain) {
+	network := string(c.Config.Network)
+	for _, l := range c.wallets() {
+		for _, counter := range []*prometheus.CounterVec{m.bumps, m.cancels, m.drops, m.foreign, m.filled, m.topUps, m.frozen} {
+			counter.WithLabelValues(l.labels()...)
+		}
+	}
+	for _, counter := range []*prometheus.CounterVec{m.reorgs, m.gas, m.takenBack} {
+		counter.WithLabelValues(network)
+	}
+	for _, outcome := range evm.SendOutcomes() {
+		m.sends.WithLabelValues(network, string(outcome))
+	}
+	m.outcomes.WithLabelValues(network, string(payment.StateIncluded), "")
+	m.outcomes.WithLabelValues(network, string(payment.StateQueued), "")
+	for _, reason := range x402.Reasons() {
+		m.outcomes.WithLabelValues(network, string(payment.StateFailed), string(reason))
+	}
+	m.limit.WithLabelValues(network).Set(gwei(wei(c.Config.MaxSpendPerDay)))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.chains = append(m.chains, c)

@@ -69,7 +69,7 @@ func (q *queue) join(ctx context.Context) (done func(queued bool), _ error) {
 func (q *queue) take(untilRecount int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.known || q.joined >= untilRecount || q.counted+q.joined+q.joining >= q.most {
+	if !q.known || q.joined+q.joining >= untilRecount || q.counted+q.joined+q.joining >= q.most {
 		return false
 	}
 	q.joining++
