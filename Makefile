@@ -9,13 +9,15 @@ export GOFLAGS GOWORK
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI_LINT ?= go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+HELM ?= go run helm.sh/helm/v3/cmd/helm@v3.22.0
+CYCLONEDX ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 FUZZTIME ?= 20s
 # Suites that run on chains of their own, or need to control how blocks are made.
 NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help tools tools/prometheus build demo dev test test/short test/long lint fmt docs fuzz fuzz/verify bench bench/settle bench/verify tidy clean
+.PHONY: help tools tools/prometheus build demo dev test test/short test/long lint fmt docs deploy/check sbom fuzz fuzz/verify bench bench/settle bench/verify tidy clean
 
 help: ## Show this list
 	@echo 'Needs Go >= 1.26 and Node >= 20 with npm.'
@@ -59,6 +61,12 @@ fmt: ## Format the code
 docs: ## Rewrite the generated parts of docs/
 	go test ./internal/config -run '^TestReference$$' -update
 	go test ./internal/app -run '^TestMetricsReference$$' -update
+
+deploy/check: ## Check the Helm chart, the Compose file, the systemd unit and that builds repeat
+	TEST_DEPLOY=1 HELM='$(HELM)' go test -count=1 -timeout 20m ./test/deploy
+
+sbom: build ## Write bin/facilitator.cdx.json: what the program is made of (CycloneDX)
+	$(CYCLONEDX) bin -json -licenses -std -version '$(VERSION)' -output bin/facilitator.cdx.json bin/facilitator
 
 fuzz: ## Run each fuzz target for FUZZTIME (20s)
 	@grep -rl --include='*_test.go' --exclude-dir=node_modules '^func Fuzz' . | sort | while read -r file; do \

@@ -1,0 +1,142 @@
+package deploy
+
+import (
+	"crypto/sha256"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTheComposeFileConfiguresTheService(t *testing.T) {
+	text, err := os.ReadFile(root + "/deploy/compose.yaml")
+	must(t, err)
+	compose := documents(t, string(text))[0]
+	service := document(compose.at("services", "facilitator").(map[string]any))
+	files := map[string]string{}
+	declared, _ := compose.at("secrets").(map[string]any)
+	environment := map[string]string{}
+	for name, value := range service.at("environment").(map[string]any) {
+		environment[name] = value.(string)
+		if setting, isFile := strings.CutSuffix(name, "_FILE"); isFile {
+			secret := strings.TrimPrefix(environment[name], "/run/secrets/")
+			if declared[secret] == nil {
+				t.Errorf("%s: there is no secret %s", name, secret)
+			}
+			files[environment[name]] = secretOf(setting)
+		}
+	}
+	for _, v := range service.at("volumes").([]any) {
+		from, rest, _ := strings.Cut(v.(string), ":")
+		to, _, _ := strings.Cut(rest, ":")
+		mounted, err := os.ReadFile(filepath.Join(root, "deploy", from))
+		must(t, err)
+		files[to] = string(mounted)
+	}
+	cfg := load(t, environment, files)
+	grace, err := time.ParseDuration(service.text("stop_grace_period"))
+	must(t, err)
+	if grace <= cfg.HTTP.DrainDelay+cfg.HTTP.DrainTimeout {
+		t.Errorf("killed after %s", grace)
+	}
+	for _, name := range []string{"facilitator", "postgres", "prometheus", "grafana"} {
+		s := compose.at("services", name)
+		if s == nil {
+			t.Errorf("there is no %s", name)
+			continue
+		}
+		ports, _ := document(s.(map[string]any)).at("ports").([]any)
+		for _, port := range ports {
+			if !strings.HasPrefix(port.(string), "127.0.0.1:") {
+				t.Errorf("%s is open to other machines: %s", name, port)
+			}
+		}
+		if document(s.(map[string]any)).text("cap_drop", 0) != "ALL" {
+			t.Errorf("%s keeps capabilities", name)
+		}
+	}
+}
+
+const unit = root + "/deploy/systemd/facilitator.service"
+
+func TestTheUnitConfiguresTheService(t *testing.T) {
+	text, err := os.ReadFile(unit)
+	must(t, err)
+	example, err := os.ReadFile(root + "/deploy/facilitator.example.yaml")
+	must(t, err)
+	files, environment := map[string]string{"/etc/facilitator/facilitator.yaml": string(example)}, map[string]string{}
+	credentials := map[string]bool{}
+	var stop time.Duration
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch key {
+		case "LoadCredential":
+			name, _, _ := strings.Cut(value, ":")
+			credentials[name] = true
+		case "Environment":
+			name, path, _ := strings.Cut(value, "=")
+			if credential, ok := strings.CutPrefix(path, "%d/"); ok {
+				if !credentials[credential] {
+					t.Errorf("%s: there is no credential %s", name, credential)
+				}
+				path = "/credentials/" + credential
+				files[path] = secretOf(strings.TrimSuffix(name, "_FILE"))
+			}
+			environment[name] = path
+		case "TimeoutStopSec":
+			stop, err = time.ParseDuration(value)
+			must(t, err)
+		}
+	}
+	cfg := load(t, environment, files)
+	if stop <= cfg.HTTP.DrainDelay+cfg.HTTP.DrainTimeout {
+		t.Errorf("killed after %s", stop)
+	}
+}
+
+func TestSystemdTakesTheUnit(t *testing.T) {
+	needsTools(t)
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skip("no systemd-analyze")
+	}
+	text, err := os.ReadFile(unit)
+	must(t, err)
+	// It looks whether the program is there.
+	file := filepath.Join(t.TempDir(), "facilitator.service")
+	must(t, os.WriteFile(file, []byte(strings.Replace(string(text), "ExecStart=/usr/local/bin/facilitator", "ExecStart=/usr/bin/env", 1)), 0o600))
+	if out, err := output(t, ".", "systemd-analyze", "verify", "--man=no", file); err != nil || strings.Contains(out, "facilitator.service:") {
+		t.Errorf("%v: %s", err, out)
+	}
+	// 100 is 10.0, no protection at all; 20 is "OK" by its own scale.
+	if out, err := output(t, ".", "systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", file); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestBuildsRepeat: the same sources give the same bytes wherever they stand,
+// with the flags of the Makefile and the Dockerfile.
+func TestBuildsRepeat(t *testing.T) {
+	needsTools(t)
+	var sums [2][32]byte
+	for i := range sums {
+		folder := filepath.Join(t.TempDir(), strings.Repeat("deeper/", i), "src")
+		must(t, os.MkdirAll(folder, 0o700))
+		must(t, os.CopyFS(folder, sources{os.DirFS(root)}))
+		out := filepath.Join(t.TempDir(), "facilitator")
+		command := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-trimpath",
+			"-ldflags=-s -w -buildid= -X main.version=v1.2.3", "-o", out, "./cmd/facilitator")
+		command.Dir = folder
+		command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-mod=readonly")
+		if text, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		built, err := os.ReadFile(out)
+		must(t, err)
+		sums[i] = sha256.Sum256(built)
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("%x and then %x", sums[0], sums[1])
+	}
+}
