@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
@@ -66,6 +68,10 @@ func (s *server) handle(route string, h handler) http.HandlerFunc {
 			// Until a body is read to its end, the client has this long to send it,
 			// whether or not the handler reads it.
 			_ = http.NewResponseController(w).SetReadDeadline(start.Add(s.ReadTimeout)) // not every ResponseWriter has one
+		}
+		if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
+			span.SetName(route)
+			span.SetAttributes(attribute.String("http.route", route), attribute.String("request_id", id))
 		}
 		clock := s.Meters.phases.Start(route, start)
 		s.Meters.begin(route, 1)

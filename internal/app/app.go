@@ -16,9 +16,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/exaring/otelpgx"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/metric/noop"
 	"golang.org/x/sync/errgroup"
 
 	"facilitator/api"
@@ -31,6 +34,7 @@ import (
 	"facilitator/internal/relayer"
 	"facilitator/internal/settle"
 	"facilitator/internal/store"
+	"facilitator/internal/tracing"
 	"facilitator/internal/verify"
 )
 
@@ -65,6 +69,8 @@ type App struct {
 	board         *settle.Board
 	clients       *client.Directory
 	limits        *client.Limits
+	tracer        *tracing.Tracer // nil where tracing is off
+	claims        *tracing.Claims
 	chains        chains
 	handler       http.Handler
 	metrics       http.Handler
@@ -73,6 +79,9 @@ type App struct {
 	metricsListener net.Listener
 	draining        atomic.Bool
 }
+
+// traceTimeout is how long the last traces may take to be sent.
+const traceTimeout = 2 * time.Second
 
 // boardInterval is how often callers of one replica learn what another settled.
 const boardInterval = 100 * time.Millisecond
@@ -85,7 +94,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*App, error) {
 	}
 	a := &App{cfg: cfg, log: o.Log, replica: uuid.NewString()}
 	if err := a.wire(ctx, o); err != nil {
-		a.Close()
+		a.Close() //nolint:contextcheck // the last spans are sent whatever ended
 		return nil, err
 	}
 	return a, nil
@@ -93,6 +102,13 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*App, error) {
 
 func (a *App) wire(ctx context.Context, o Options) error {
 	var err error
+	if a.tracer, err = tracing.New(ctx, tracing.Options{
+		Endpoint: a.cfg.Tracing.Endpoint, Headers: a.cfg.Tracing.Headers.Reveal(), PerMillion: a.cfg.Tracing.SamplePerMillion,
+		Version: o.Version, Replica: a.replica, Log: a.log, ShutdownTimeout: traceTimeout,
+	}); err != nil {
+		return fmt.Errorf("tracing: %w", err)
+	}
+	a.claims = a.tracer.Claims()
 	if err = a.openStores(ctx); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
@@ -107,7 +123,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	verifier := verify.New(a.chains.networks(), a.store, o.Now)
 	settler := settle.New(settle.Deps{
 		Verifier: verifier, Store: a.store, Relayer: a.chains, Board: a.board,
-		Wait: a.cfg.Settle.Wait, MaxQueued: a.cfg.Settle.MaxQueued, Crash: o.Crash,
+		Wait: a.cfg.Settle.Wait, MaxQueued: a.cfg.Settle.MaxQueued, Claims: a.claims, Crash: o.Crash,
 	})
 	if a.clients, err = client.NewDirectory(ctx, a.store, a.cfg.Clients.TokenHosts, o.Now, a.log); err != nil {
 		return fmt.Errorf("clients: %w", err)
@@ -129,7 +145,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	if a.cfg.Metrics.Address == "same" {
 		deps.Metrics = a.metrics
 	}
-	a.handler = api.New(deps)
+	a.handler = a.tracer.Server(api.New(deps))
 	return a.listen(ctx)
 }
 
@@ -170,11 +186,11 @@ func (a *App) openStores(ctx context.Context) error {
 	}
 	var err error
 	if a.store, err = store.Open(ctx, cfg.URL.Reveal(), store.Options{
-		MaxConnections: cfg.MaxConnections - relayers, Timeout: cfg.Timeout,
+		MaxConnections: cfg.MaxConnections - relayers, Timeout: cfg.Timeout, Tracer: a.queryTracer(),
 	}); err != nil {
 		return err
 	}
-	if a.ledger, err = store.Open(ctx, cfg.URL.Reveal(), store.Options{MaxConnections: relayers, Timeout: cfg.Timeout}); err != nil {
+	if a.ledger, err = store.Open(ctx, cfg.URL.Reveal(), store.Options{MaxConnections: relayers, Timeout: cfg.Timeout, Tracer: a.queryTracer()}); err != nil {
 		return err
 	}
 	if cfg.Migrate {
@@ -189,6 +205,17 @@ func (a *App) openStores(ctx context.Context) error {
 		err = fmt.Errorf("%d migrations are missing: run \"facilitator migrate up\" or set database.migrate", pending)
 	}
 	return err
+}
+
+// queryTracer has spans of statements, without their arguments and without where
+// the database is; nil where tracing is off.
+func (a *App) queryTracer() pgx.QueryTracer {
+	provider := a.tracer.Provider()
+	if provider == nil {
+		return nil
+	}
+	return otelpgx.NewTracer(otelpgx.WithTracerProvider(provider), otelpgx.WithMeterProvider(noop.NewMeterProvider()),
+		otelpgx.WithDisableConnectionDetailsInAttributes())
 }
 
 // URL is the API's base.
@@ -234,7 +261,7 @@ func (a *App) readiness(ctx context.Context) (ready bool, problems []string) {
 // finished within the drain timeout, loops stopped, connections closed. What is
 // not finished by then is in the record and goes on at the next start (I9).
 func (a *App) Run(ctx context.Context) error {
-	defer a.Close()
+	defer a.Close() //nolint:contextcheck // the last spans are sent whatever ended
 	// The loops outlive ctx: requests in flight need them while they drain.
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoops()
@@ -339,6 +366,10 @@ func (a *App) Close() {
 		if s != nil {
 			s.Close()
 		}
+	}
+	ctx := context.Background() // whatever ended, the last spans are sent
+	if err := a.tracer.Close(ctx); err != nil {
+		a.log.WarnContext(ctx, "the last traces were not sent", slog.Any("error", err))
 	}
 }
 

@@ -131,7 +131,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 		w.v1Name = x402.V1Name(n)
 	}
 	if err := w.dial(ctx, cfg, evm.Options{
-		Timeout: cfg.RPCTimeout, Network: string(n), ChainID: chainID, MaxLag: cfg.MaxLag, Now: o.Now, Metrics: meters.nodes,
+		Timeout: cfg.RPCTimeout, Network: string(n), ChainID: chainID, MaxLag: cfg.MaxLag, Now: o.Now, Metrics: meters.nodes, Tracer: a.tracer.Provider(),
 	}); err != nil {
 		return w, err
 	}
@@ -173,7 +173,7 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 			Treasury: relayer.Treasury{Below: cfg.Treasury.Below, UpTo: cfg.Treasury.UpTo, MaxPerDay: cfg.Treasury.MaxPerDay},
 		},
 		Node: w.client, Sender: w.senders, Store: a.ledger, Signers: signers, TreasurySigner: treasury, Schemes: schemes, Moved: a.moved,
-		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: meters.relayer, Crash: o.Crash,
+		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: meters.relayer, Claims: a.claims, Crash: o.Crash,
 	}
 	if cfg.WSURL != "" {
 		deps.Heads = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)

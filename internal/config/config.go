@@ -22,6 +22,7 @@ type Config struct {
 	HTTP     HTTP     `yaml:"http"`
 	Clients  Clients  `yaml:"clients"`
 	Metrics  Metrics  `yaml:"metrics"`
+	Tracing  Tracing  `yaml:"tracing"`
 	Log      Log      `yaml:"log"`
 	Database Database `yaml:"database"`
 	Settle   Settle   `yaml:"settle"`
@@ -89,6 +90,16 @@ type Metrics struct {
 	Address string `yaml:"address" default:"127.0.0.1:9402"`
 	// Serve Go's profiles at /debug/pprof/ beside /metrics, on a listener of its own only.
 	Profiles bool `yaml:"profiles" default:"false"`
+}
+
+// Tracing sends OpenTelemetry traces of requests. It is off without an endpoint.
+type Tracing struct {
+	// The collector, by OTLP over HTTP: http or https, as in http://127.0.0.1:4318/v1/traces. Empty: nothing is traced.
+	Endpoint string `yaml:"endpoint"`
+	// Headers sent to it, as name=value, separated by commas. Often hold a key, so they are treated as a secret.
+	Headers Secret `yaml:"headers"`
+	// How many requests of a million are traced.
+	SamplePerMillion int `yaml:"sample_per_million" default:"10_000" range:"1..1000000"`
 }
 
 // Log is the event log on standard error.

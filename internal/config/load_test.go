@@ -83,6 +83,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := &Config{
 		HTTP:     HTTP{Address: ":4020", MaxBodyBytes: 262144, MaxConnections: 20_000, MaxVerifying: 4096, ReadTimeout: 10 * time.Second, DrainDelay: 3 * time.Second, DrainTimeout: 25 * time.Second},
 		Metrics:  Metrics{Address: "127.0.0.1:9402"},
+		Tracing:  Tracing{SamplePerMillion: 10_000},
 		Log:      Log{Level: slog.LevelInfo, Format: "json"},
 		Database: Database{URL: "postgres://facilitator:" + password + "@db.example/facilitator", MaxConnections: 16, Timeout: 5 * time.Second},
 		Clients:  Clients{MaxGuesses: 10, Anonymous: Anonymous{Rate: 50, GasPerDay: 50_000_000_000_000_000}},
@@ -138,6 +139,9 @@ func TestLoadOneProblem(t *testing.T) {
 		{"http: {read_timeout: 10}", "http.read_timeout", "must be a duration such as 200ms or 20s"},
 		{"http: {read_timeout: -1s}", "http.read_timeout", "must be between 100ms and 1m"},
 		{"http: {drain_timeout: 0s}", "http.drain_timeout", "must be between 100ms and 10m"},
+		{"tracing: {endpoint: 'ftp://a'}", "tracing.endpoint", "must begin with http:// or https://"},
+		{"tracing: {endpoint: 'http://user:password@a'}", "tracing.endpoint", "must hold no password: use tracing.headers"},
+		{"tracing: {headers: the-key}", "tracing.headers", "must be name=value, separated by commas"},
 		{"metrics: {address: on}", "metrics.address", "must be host:port, same or off"},
 		{"metrics: {address: ':4020'}", "metrics.address", "is http.address: say same to share the listener"},
 		{"metrics: {address: same, profiles: true}", "metrics.profiles", "needs a metrics.address of its own: profiles are not for callers"},

@@ -23,6 +23,7 @@ func (l *loader) check() {
 	l.checkHTTP(c.HTTP)
 	l.checkMetrics(c.Metrics, c.HTTP)
 	l.checkClients(c.Clients)
+	l.checkTracing(c.Tracing)
 	if c.Log.Format != "json" && c.Log.Format != "text" {
 		l.wrong("log.format", "must be json or text")
 	}
@@ -121,6 +122,18 @@ func (l *loader) checkMetrics(c Metrics, http HTTP) {
 	}
 	if c.Profiles && (c.Address == "same" || c.Address == "off") {
 		l.wrong("metrics.profiles", "needs a metrics.address of its own: profiles are not for callers")
+	}
+}
+
+var traceHeaders = regexp.MustCompile(`^( *[A-Za-z0-9-]+=[^,[:cntrl:]]*(,|$))*$`)
+
+func (l *loader) checkTracing(c Tracing) {
+	l.checkURL("tracing.endpoint", Secret(c.Endpoint), "http", "https")
+	if u, err := url.Parse(c.Endpoint); err == nil && u.User != nil {
+		l.wrong("tracing.endpoint", "must hold no password: use tracing.headers")
+	}
+	if !traceHeaders.MatchString(c.Headers.Reveal()) {
+		l.wrong("tracing.headers", "must be name=value, separated by commas")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"facilitator/internal/metrics"
 )
@@ -102,4 +103,16 @@ func With(ctx context.Context, c *Clock) context.Context {
 func Ends(ctx context.Context, p Phase) {
 	c, _ := ctx.Value(key{}).(*Clock)
 	c.Ends(p)
+}
+
+// Run runs f as a phase of the request of ctx: timed, and with a span of its own
+// where the request is traced.
+func Run(ctx context.Context, p Phase, f func(context.Context)) {
+	defer Ends(ctx, p)
+	if request := trace.SpanFromContext(ctx); request.IsRecording() {
+		var span trace.Span
+		ctx, span = request.TracerProvider().Tracer("facilitator").Start(ctx, p.String())
+		defer span.End()
+	}
+	f(ctx)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // histograms are count and sum by phase.
-func histograms(t testing.TB, r prometheus.Gatherer) map[string]*dto.Histogram {
+func histograms(t *testing.T, r prometheus.Gatherer) map[string]*dto.Histogram {
 	t.Helper()
 	families, err := r.Gather()
 	if err != nil {

@@ -139,7 +139,7 @@ func (l *lane) work(ctx context.Context, most int, taken func(int)) error {
 	if err == nil && len(signed) > 0 {
 		c.Crash("signed")
 		c.passed(phaseSign, c.Now().Sub(took))
-		l.deliver(ctx, signed)
+		l.deliver(ctx, signed, took)
 	}
 	for _, d := range doubts {
 		c.judge1(ctx, func(ctx context.Context) { c.explain(ctx, d) })
@@ -151,9 +151,9 @@ func (l *lane) work(ctx context.Context, most int, taken func(int)) error {
 }
 
 // deliver sends transactions for the first time and has them followed.
-func (l *lane) deliver(ctx context.Context, signed []payment.Carried) {
+func (l *lane) deliver(ctx context.Context, signed []payment.Carried, took time.Time) {
 	c := l.chain
-	txs := l.add(signed)
+	txs := l.add(signed, took)
 	var ids []payment.ID
 	for _, t := range signed {
 		c.Metrics.batch.WithLabelValues(string(c.Config.Network)).Observe(float64(len(t.Payments)))

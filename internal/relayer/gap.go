@@ -71,7 +71,7 @@ func (l *lane) fill(ctx context.Context, row payment.Lane, nonce uint64) error {
 	c.Metrics.filled.WithLabelValues(l.labels()...).Inc()
 	c.Log.WarnContext(ctx, "a wallet nonce that somebody else had used is free again and stops the lane: it is filled by an empty transaction",
 		l.attr(), slog.Uint64("wallet_nonce", nonce), slog.String("tx_hash", filled.Transaction.Newest().Hash.String()))
-	l.send(ctx, l.add([]payment.Carried{filled}))
+	l.send(ctx, l.add([]payment.Carried{filled}, c.Now()))
 	signal(c.look)
 	return nil
 }

@@ -117,6 +117,7 @@ func (c *Chain) forget(id payment.ID) {
 	defer c.mu.Unlock()
 	delete(c.solo, id)
 	delete(c.deferred, id)
+	c.Claims.Forget(id)
 }
 
 // judge finds out from the state of block at what becomes of a payment that a

@@ -74,9 +74,9 @@ type openTx struct {
 	// signedAt is since when its newest attempt waits for a block, as far as this
 	// process knows.
 	signedAt time.Time
-	// openedAt is since when it is open, takenAt when a node first took it; as far as
-	// this process knows.
-	openedAt, takenAt time.Time
+	// tookAt is when the lane took its payments, openedAt since when it is open,
+	// takenAt when a node first took it; as far as this process knows.
+	tookAt, openedAt, takenAt time.Time
 	// marked: the record knows that it was sent.
 	marked bool
 	// passedAt is when the wallet's nonce was first seen beyond it; missedAt is
@@ -162,13 +162,13 @@ func (l *lane) inDoubt(ctx context.Context, row payment.Lane, err error) {
 }
 
 // add follows transactions that were just signed.
-func (l *lane) add(signed []payment.Carried) []*openTx {
+func (l *lane) add(signed []payment.Carried, took time.Time) []*openTx {
 	now := l.chain.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	added := make([]*openTx, len(signed))
 	for i, t := range signed {
-		added[i] = &openTx{Carried: t, signedAt: now, openedAt: now}
+		added[i] = &openTx{Carried: t, signedAt: now, openedAt: now, tookAt: took}
 		l.open[t.Transaction.ID] = added[i]
 	}
 	l.count()
@@ -278,7 +278,7 @@ func (l *lane) read(ctx context.Context, row payment.Lane) error {
 		t := l.open[r.Transaction.ID]
 		switch {
 		case t == nil:
-			l.open[r.Transaction.ID] = &openTx{Carried: r, signedAt: now, openedAt: now, marked: r.Transaction.State != payment.TxSigned}
+			l.open[r.Transaction.ID] = &openTx{Carried: r, signedAt: now, openedAt: now, tookAt: now, marked: r.Transaction.State != payment.TxSigned}
 		case t.judging:
 			l.stale = true // its judge works on the copy there is; read again when it is done
 		default:

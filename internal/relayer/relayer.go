@@ -24,6 +24,7 @@ import (
 	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
 	"facilitator/internal/scheme"
+	"facilitator/internal/tracing"
 	"facilitator/internal/x402"
 )
 
@@ -138,7 +139,7 @@ type Config struct {
 	Treasury  Treasury
 }
 
-// Deps of a Chain; all are required but Heads and TreasurySigner.
+// Deps of a Chain; all are required but Heads, TreasurySigner and Claims.
 type Deps struct {
 	Config  Config
 	Node    Node
@@ -154,6 +155,8 @@ type Deps struct {
 	Now     func() time.Time
 	Log     *slog.Logger
 	Metrics *Metrics
+	// Claims know the traces of requests; nil knows none.
+	Claims *tracing.Claims
 	// Crash is called with the name of each step; the crash suite dies in it.
 	Crash func(point string)
 }

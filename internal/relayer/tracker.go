@@ -12,6 +12,7 @@ import (
 	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
 	"facilitator/internal/scheme"
+	"facilitator/internal/tracing"
 	"facilitator/internal/x402"
 )
 
@@ -310,8 +311,23 @@ func (c *Chain) included(ctx context.Context, l *lane, t *openTx, in payment.Inc
 		c.gas.learn(in.Receipt.GasUsed, len(t.Payments))
 	}
 	for _, o := range in.Outcomes {
+		c.trace(ctx, l, t, in.Receipt, o.Payment)
 		c.tell(ctx, o)
 	}
+}
+
+// trace puts what was done for a payment into the trace of its request.
+func (c *Chain) trace(ctx context.Context, l *lane, t *openTx, r *chain.Receipt, id payment.ID) {
+	l.mu.Lock()
+	m := tracing.Mined{
+		Took: t.tookAt, Sent: t.takenAt, Seen: c.Now(), Network: string(c.Config.Network), Lane: l.signer.Address().String(), TxHash: r.TxHash.String(),
+		WalletNonce: t.Transaction.WalletNonce, Block: r.BlockNumber, Payments: len(t.Payments), Attempts: len(t.Transaction.Attempts),
+	}
+	if m.Sent.IsZero() {
+		m.Sent = t.openedAt
+	}
+	l.mu.Unlock()
+	c.Claims.Settled(ctx, id, m)
 }
 
 // judgeAll asks what became of payments that their transaction, whose wallet

@@ -68,7 +68,7 @@ func (c *Chain) topUp(ctx context.Context) error {
 	}
 	c.Metrics.topUps.WithLabelValues(poorest.labels()...).Inc()
 	c.Log.InfoContext(ctx, "lane topped up", poorest.attr(), slog.String("wei", amount.String()))
-	t.send(ctx, t.add([]payment.Carried{signed}))
+	t.send(ctx, t.add([]payment.Carried{signed}, c.Now()))
 	signal(c.look)
 	return nil
 }

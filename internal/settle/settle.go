@@ -19,6 +19,7 @@ import (
 	"facilitator/internal/payment"
 	"facilitator/internal/phase"
 	"facilitator/internal/scheme"
+	"facilitator/internal/tracing"
 	"facilitator/internal/x402"
 )
 
@@ -53,7 +54,7 @@ type Relayer interface {
 	SettledUpTo(n x402.Network, l payment.Level) uint64
 }
 
-// Deps of a Settler; all are required.
+// Deps of a Settler; all are required but Claims.
 type Deps struct {
 	Verifier Verifier
 	Store    Store
@@ -63,6 +64,8 @@ type Deps struct {
 	Wait time.Duration
 	// MaxQueued payments of a network may wait to be signed.
 	MaxQueued int
+	// Claims remember the traces of requests; nil remembers nothing.
+	Claims *tracing.Claims
 	// Crash is called with the name of each step; the crash suite dies in it.
 	Crash func(point string)
 }
@@ -123,15 +126,21 @@ func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Paymen
 	}
 	network := found.known.Terms.Key.Network
 	w := &waiter{call: call.String(), key: hashKey(wishes.IdempotencyKey), level: wishes.Level, last: *found.known}
-	defer phase.Ends(ctx, phase.Wait)
 	w.watch = s.Board.Watch(w.last.ID, s.tells(network, wishes.Level))
 	defer w.watch.Stop()
-	if found.fresh {
-		s.Relayer.Wake(network)
-	} else if answer, done, err := s.first(ctx, w); done {
-		return answer, err
-	}
-	return s.await(ctx, w, deadline.C)
+	var answer payment.Answer
+	phase.Run(ctx, phase.Wait, func(ctx context.Context) {
+		if found.fresh {
+			s.Relayer.Wake(network)
+		} else {
+			var done bool
+			if answer, done, err = s.first(ctx, w); done {
+				return
+			}
+		}
+		answer, err = s.await(ctx, w, deadline.C)
+	})
+	return answer, err
 }
 
 type finding struct {
@@ -255,15 +264,18 @@ func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Paym
 	case err != nil:
 		return nil, false, err
 	}
-	claimed, fresh, err := s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
-		Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), Client: wishes.Client, ClaimedAtBlock: atLeast,
-	}, guard)
-	phase.Ends(ctx, phase.Claim)
+	var claimed payment.Payment
+	phase.Run(ctx, phase.Claim, func(ctx context.Context) {
+		claimed, fresh, err = s.Store.ClaimPayment(context.WithoutCancel(ctx), payment.Payment{
+			Terms: p.Terms(), Version: req.Version, Resource: resource(req.Resource), Client: wishes.Client, ClaimedAtBlock: atLeast,
+		}, guard)
+	})
 	joined(fresh || err != nil && !errors.Is(err, payment.ErrCrowded)) // what ended in doubt may be there
 	if err != nil {
 		return nil, false, err
 	}
 	if fresh {
+		s.Claims.Note(ctx, claimed.ID)
 		s.Crash("claimed")
 	}
 	return &claimed, fresh, nil

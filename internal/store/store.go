@@ -85,6 +85,8 @@ type Options struct {
 	MaxConnections int
 	// Timeout of one method.
 	Timeout time.Duration
+	// Tracer has spans of statements; nil makes none.
+	Tracer pgx.QueryTracer
 }
 
 // Open connects. The URL never appears in an error (I10).
@@ -98,6 +100,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "facilitator"
 	}
+	cfg.ConnConfig.Tracer = o.Tracer
 	prepareSessions(cfg)
 	connections, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {

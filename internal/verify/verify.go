@@ -174,8 +174,12 @@ func reservedFor(t payment.Terms, timeout time.Duration, now time.Time) time.Dur
 // payer has promised to others.
 func (v *Verifier) Look(ctx context.Context, p scheme.Payment) (payment.Exposure, error) {
 	t := p.Terms()
-	defer phase.Ends(ctx, phase.Record)
-	return v.record.Exposure(ctx, t, v.networks[t.Key.Network].Exposure)
+	var seen payment.Exposure
+	var err error
+	phase.Run(ctx, phase.Record, func(ctx context.Context) {
+		seen, err = v.record.Exposure(ctx, t, v.networks[t.Key.Network].Exposure)
+	})
+	return seen, err
 }
 
 // Judge makes every check of a payment that was not in the record when it was
@@ -195,15 +199,17 @@ func (v *Verifier) CheckOnly(ctx context.Context, p scheme.Payment) error {
 }
 
 func (v *Verifier) check(ctx context.Context, p scheme.Payment) error {
-	defer phase.Ends(ctx, phase.Policy)
-	return p.Check(ctx, v.now())
+	var err error
+	phase.Run(ctx, phase.Policy, func(ctx context.Context) { err = p.Check(ctx, v.now()) })
+	return err
 }
 
 func (v *Verifier) simulate(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error) {
 	if err := v.networks[p.Terms().Key.Network].Ready(); err != nil {
 		return 0, nil, err
 	}
-	outlook, err := p.Simulate(ctx, seen.Promised)
-	phase.Ends(ctx, phase.Chain)
+	var outlook scheme.Outlook
+	var err error
+	phase.Run(ctx, phase.Chain, func(ctx context.Context) { outlook, err = p.Simulate(ctx, seen.Promised) })
 	return outlook.AtLeast, seen.Guard(outlook.Spare), err
 }

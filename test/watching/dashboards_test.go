@@ -81,6 +81,7 @@ func TestDashboards(t *testing.T) {
 
 // dashboards: every query of every panel returns numbers.
 func (s *site) dashboards(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	look := time.NewTicker(250 * time.Millisecond)

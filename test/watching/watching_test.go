@@ -26,8 +26,8 @@ func TestWatching(t *testing.T) {
 	s := newSite(t)
 	s.load(t)
 	s.firing(t, "all is well", nil, nil)
-	t.Run("dashboards", s.dashboards)
-	t.Run("closed labels", s.closed)
+	s.dashboards(t)
+	s.closed(t)
 
 	s.second.down.Store(true)
 	s.firing(t, "a node dies", []string{"FacilitatorNodeDown"}, []string{"FacilitatorNodeFails"})
@@ -100,9 +100,13 @@ var (
 // closed: what is exposed is in the reference, with the labels and values that
 // stand there; and no node's URL is (I10).
 func (s *site) closed(t *testing.T) {
+	t.Helper()
 	made := app.MetricsMade(prometheus.NewRegistry()).All()
 	r := must(http.NewRequestWithContext(t.Context(), http.MethodGet, s.metricsURL, http.NoBody))(t)
-	page := must(http.DefaultClient.Do(r))(t)
+	page, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer page.Body.Close()
 	seen := 0
 	for lines := bufio.NewScanner(page.Body); lines.Scan(); {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"facilitator/internal/chain"
@@ -46,6 +47,8 @@ type Options struct {
 	MaxLag  uint64
 	Now     func() time.Time
 	Metrics *Metrics // nil counts nothing
+	// Tracer has spans of requests made; nil makes none.
+	Tracer trace.TracerProvider
 }
 
 // DialAll prepares a client for one node or more, the preferred first. It does

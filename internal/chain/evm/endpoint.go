@@ -14,17 +14,20 @@ import (
 	"github.com/ethereum/go-ethereum/rpc"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/tracing"
 )
 
 // endpoint is one node of a chain, and what is known of how it does.
 type endpoint struct {
-	name    string
-	rpc     *rpc.Client
-	http    *http.Client
-	scrub   scrubber
-	timeout time.Duration
-	now     func() time.Time
-	metrics *nodeMetrics
+	name string
+	rpc  *rpc.Client
+	http *http.Client
+	// transport holds the connections.
+	transport *http.Transport
+	scrub     scrubber
+	timeout   time.Duration
+	now       func() time.Time
+	metrics   *nodeMetrics
 
 	mu sync.Mutex
 	// head is the height it last told, at headAt.
@@ -51,14 +54,15 @@ func newEndpoint(ctx context.Context, cfg Node, o Options) (*endpoint, error) {
 	n := &endpoint{
 		name: cfg.Name, timeout: o.Timeout, now: o.Now, scrub: newScrubber(cfg.URL), metrics: o.Metrics.of(o.Network, cfg.Name),
 	}
-	n.http = &http.Client{Transport: &courteous{node: n, next: &http.Transport{
+	n.transport = &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: o.Timeout, KeepAlive: 30 * time.Second}).DialContext,
 		MaxIdleConns:        256,
 		MaxIdleConnsPerHost: 256,
 		IdleConnTimeout:     90 * time.Second,
 		ForceAttemptHTTP2:   true,
-	}}}
+	}
+	n.http = &http.Client{Transport: tracing.Client(o.Tracer, &courteous{node: n, next: n.transport}, cfg.Name, n.scrub.unavailable)}
 	var err error
 	if n.rpc, err = rpc.DialOptions(ctx, cfg.URL, rpc.WithHTTPClient(n.http)); err != nil {
 		return nil, errors.New("rpc url is not usable") // err holds pieces of it
@@ -68,7 +72,7 @@ func newEndpoint(ctx context.Context, cfg Node, o Options) (*endpoint, error) {
 
 func (n *endpoint) close() {
 	n.rpc.Close()
-	n.http.CloseIdleConnections()
+	n.transport.CloseIdleConnections()
 }
 
 // courteous counts what a node answers, and leaves it alone for as long as it
@@ -92,13 +96,6 @@ func (c *courteous) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	c.node.metrics.count(outcome, c.node.now().Sub(begun))
 	return response, err //nolint:wrapcheck // the transport's own
-}
-
-// CloseIdleConnections is what http.Client looks for.
-func (c *courteous) CloseIdleConnections() {
-	if t, ok := c.next.(*http.Transport); ok {
-		t.CloseIdleConnections()
-	}
 }
 
 // retryAfter reads the header in both of its forms; 0 without one.
