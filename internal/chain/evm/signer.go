@@ -5,10 +5,8 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
-	"math/big"
 	"strings"
 
-	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/crypto"
 
@@ -36,42 +34,48 @@ type Signed struct {
 type KeySigner struct {
 	key     *ecdsa.PrivateKey
 	address chain.Address
-	signer  types.Signer
-	chainID *big.Int
+	chainID uint64
 }
 
 // NewKeySigner reads a 32-byte hex key, with or without 0x. The error never
 // holds the key (I10).
 func NewKeySigner(hexKey string, chainID uint64) (*KeySigner, error) {
+	key, err := ParseKey(hexKey)
+	if err != nil {
+		return nil, err
+	}
+	return SignerOf(key, chainID), nil
+}
+
+// ParseKey reads a 32-byte hex key, with or without 0x. The error never holds the
+// key (I10).
+func ParseKey(hexKey string) (*ecdsa.PrivateKey, error) {
 	key, err := crypto.HexToECDSA(strings.TrimPrefix(hexKey, "0x"))
 	if err != nil {
 		return nil, errors.New("private key must be 32 bytes of hex, not zero and below the curve's order")
 	}
-	id := new(big.Int).SetUint64(chainID)
-	return &KeySigner{
-		key: key, address: chain.Address(crypto.PubkeyToAddress(key.PublicKey)),
-		signer: types.LatestSignerForChainID(id), chainID: id,
-	}, nil
+	return key, nil
+}
+
+// SignerOf signs with a key.
+func SignerOf(key *ecdsa.PrivateKey, chainID uint64) *KeySigner {
+	return &KeySigner{key: key, address: chain.Address(crypto.PubkeyToAddress(key.PublicKey)), chainID: chainID}
 }
 
 // Address of the wallet.
 func (s *KeySigner) Address() chain.Address { return s.address }
 
+// Kind of signer, for metrics.
+func (*KeySigner) Kind() string { return "local" }
+
 // Sign signs and encodes a transaction.
 func (s *KeySigner) Sign(_ context.Context, u Unsigned) (Signed, error) {
-	to := common.Address(u.Call.To)
-	tx, err := types.SignNewTx(s.key, s.signer, &types.DynamicFeeTx{
-		ChainID: s.chainID, Nonce: u.WalletNonce, To: &to, Value: u.Value.Big(), Data: u.Call.Data, Gas: u.GasLimit,
-		GasFeeCap: new(big.Int).SetUint64(u.Fees.FeeCap), GasTipCap: new(big.Int).SetUint64(u.Fees.TipCap),
-	})
+	d := NewDraft(u, s.chainID)
+	tx, err := types.SignTx(d.tx, d.signer, s.key)
 	if err != nil {
 		return Signed{}, fmt.Errorf("sign: %w", err)
 	}
-	raw, err := tx.MarshalBinary()
-	if err != nil {
-		return Signed{}, fmt.Errorf("encode: %w", err)
-	}
-	return Signed{Hash: chain.Hash(tx.Hash()), Raw: raw}, nil
+	return encode(tx)
 }
 
 // ErrNotOurs says that bytes are no transaction that this package signs.
