@@ -180,11 +180,3 @@ func (l *lane) order(ps []payment.Payment, call chain.Call, limit uint64) paymen
 		return l.sign(ctx, evm.Unsigned{Call: call, WalletNonce: walletNonce, GasLimit: limit, Fees: fees})
 	}}
 }
-
-func (l *lane) sign(ctx context.Context, u evm.Unsigned) (payment.Attempt, error) {
-	signed, err := l.signer.Sign(ctx, u)
-	if err != nil {
-		return payment.Attempt{}, err
-	}
-	return payment.Attempt{Hash: signed.Hash, Raw: signed.Raw, GasLimit: u.GasLimit, Fees: u.Fees}, nil
-}

@@ -19,6 +19,10 @@ const queuePoll = 200 * time.Millisecond
 // restAfterFailure is how long a lane that could not work is left alone.
 const restAfterFailure = time.Second
 
+// laneHead is how long what arrives waits for a lane that signs and sends: then
+// another one takes it. It is far beyond what a signer and a node that are well need.
+const laneHead = 500 * time.Millisecond
+
 // dispatch hands the queue to the lanes. A lane takes all that waits, up to one
 // batch. After a full batch the next lane goes on at once; after less than that
 // nothing was left, and what arrives while it is signed and sent makes the next
@@ -36,7 +40,7 @@ func (c *Chain) dispatch(ctx context.Context) {
 				continue
 			}
 			if taken > 0 {
-				<-done
+				wait(done, laneHead)
 			}
 		}
 		select {
@@ -60,13 +64,23 @@ func (c *Chain) idleLane() *lane {
 			continue
 		}
 		l.mu.Lock()
-		open, idle := l.inFlight, l.settled && !l.working && !c.Now().Before(l.restsUntil)
+		open, idle := l.inFlight, l.settled && !l.working && l.fault.reason == "" && !c.Now().Before(l.restsUntil)
 		l.mu.Unlock()
 		if idle && open < c.Config.MaxInFlight && (best == nil || open < least) && l.affordable() > 0 {
 			best, least = l, open
 		}
 	}
 	return best
+}
+
+// wait until done is closed, at most for d.
+func wait(done <-chan struct{}, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
 }
 
 // start works a batch and returns how many payments it took; done is closed when

@@ -57,6 +57,9 @@ func (l *lane) fillGap(ctx context.Context, row payment.Lane, nonce, next uint64
 // sake of those above it.
 func (l *lane) fill(ctx context.Context, row payment.Lane, nonce uint64) error {
 	c := l.chain
+	if !l.signs() {
+		return nil
+	}
 	fees := c.fees()
 	filled, err := c.Store.FillNonce(ctx, row, nonce, func(ctx context.Context, walletNonce uint64) (payment.Attempt, error) {
 		return l.sign(ctx, evm.Unsigned{Call: chain.Call{To: row.Address}, WalletNonce: walletNonce, GasLimit: plainGas, Fees: fees})

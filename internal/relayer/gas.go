@@ -1,6 +1,7 @@
 package relayer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -165,8 +166,9 @@ func (c *Chain) lookAtWallets(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// park notes whether a lane has gas for its next transaction. What is open may
-// hold back more for a while: that is load, and no reason to call anybody.
+// park notes whether a lane has gas for its next transaction, and in the record
+// why it takes no work. What is open may hold back more for a while: that is load,
+// and no reason to call anybody.
 func (l *lane) park(ctx context.Context) error {
 	c := l.chain
 	l.mu.Lock()
@@ -179,12 +181,12 @@ func (l *lane) park(ctx context.Context) error {
 	c.Metrics.balance.WithLabelValues(l.labels()...).Set(gwei(balance))
 	if l.role == payment.RoleRelayer {
 		c.Metrics.runway.WithLabelValues(l.labels()...).Set(l.runway(balance))
-		c.Metrics.parked.WithLabelValues(l.labels()...).Set(float64(min(len(reason), 1)))
 	}
 	l.mu.Lock()
 	l.parked = reason
-	noted := l.noted
+	noted, idle := l.noted, cmp.Or(reason, l.fault.reason)
 	l.mu.Unlock()
+	c.Metrics.parked.WithLabelValues(l.labels()...).Set(float64(min(len(idle), 1)))
 	switch reason {
 	case was:
 	case "":
@@ -193,15 +195,15 @@ func (l *lane) park(ctx context.Context) error {
 		c.Log.ErrorContext(ctx, "lane is parked: fund the wallet", l.attr(), slog.String("reason", reason), slog.String("balance_wei", balance.String()))
 	}
 	row, held := l.lease()
-	if !held || noted == reason {
+	if !held || noted == idle {
 		return nil
 	}
-	if err := c.Store.ParkLane(ctx, row, reason); err != nil {
+	if err := c.Store.ParkLane(ctx, row, idle); err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.noted = reason
+	l.noted = idle
 	return nil
 }
 

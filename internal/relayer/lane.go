@@ -44,8 +44,10 @@ type lane struct {
 	committedWei *big.Int
 	// balance in wei as last read, less what was mined since; nil before.
 	balance *big.Int
-	// parked is why the lane takes no work, noted what the record says of it.
+	// parked is why the lane can't pay, fault why it can't sign; noted is what the
+	// record says of why it takes no work.
 	parked, noted string
+	fault         signFault
 	// nonce is the wallet's transaction count at the latest block, as read at readAt
 	// from the state of block nonceHeight or one below.
 	nonce, nonceHeight uint64

@@ -18,7 +18,8 @@ type Metrics struct {
 	sends, outcomes, reorgs, gas                               *prometheus.CounterVec
 	bumps, cancels, foreign, filled, topUps, frozen, takenBack *prometheus.CounterVec
 	drops                                                      *prometheus.CounterVec
-	batch, phases, gasEach                                     *prometheus.HistogramVec
+	signFailures                                               *prometheus.CounterVec
+	batch, phases, gasEach, signing                            *prometheus.HistogramVec
 
 	mu     sync.Mutex
 	chains []*Chain
@@ -52,7 +53,7 @@ func NewMetrics(r *metrics.Registry) *Metrics {
 	m.runway = gauge("lane_runway_settlements", "settlements", "Settlements that a relayer wallet's balance still pays for at today's fees.", network, lane)
 	m.inFlight = gauge("lane_transactions_in_flight", "transactions", "Transactions signed and not known to be mined.", network, lane)
 	m.leased = gauge("lane_leased", "", "1 where this replica holds the lane's lease.", network, lane)
-	m.parked = gauge("lane_parked", "", "1 where the lane has too little gas money for its next transaction.", network, lane)
+	m.parked = gauge("lane_parked", "", "1 where the lane takes no work: it has too little gas money for its next transaction, or its signer fails.", network, lane)
 
 	m.sends = counter("transaction_sends_total", "transactions", "Raw transactions handed to nodes, by what they said.", network,
 		metrics.One("outcome", evm.SendOutcomes()...))
@@ -70,15 +71,24 @@ func NewMetrics(r *metrics.Registry) *Metrics {
 	m.topUps = counter("lane_top_ups_total", "transactions", "Transactions that sent gas money to a lane.", network, lane)
 	m.frozen = counter("transaction_bumps_frozen_total", "times", "Times a fee was not raised because the chain includes nothing, whatever it pays.", network, lane)
 	m.takenBack = counter("payments_taken_back_total", "payments", "Payments never signed and given up.", network)
+	m.signFailures = counter("sign_failures_total", "signatures", "Signatures that a signer did not give: it failed, was late, or gave a wrong one.",
+		network, signerKind(), metrics.One("failure", signFailed, signLate, signWrong))
 	m.histograms(r, network)
 	m.ages(r, network, lane)
 	return m
 }
 
+// signerKind is where a key is.
+func signerKind() metrics.Label { return metrics.One("kind", "local", "remote", "aws_kms", "gcp_kms") }
+
 func (m *Metrics) histograms(r *metrics.Registry, network metrics.Label) {
 	m.batch = r.Histogram(metrics.About{
 		Name: "transaction_payments", Unit: "payments", Help: "Payments that a signed transaction carries.",
 		Labels: []metrics.Label{network}, Buckets: []float64{1, 2, 5, 10, 15, 20, 25, 35, 50},
+	})
+	m.signing = r.Histogram(metrics.About{
+		Name: "sign_seconds", Unit: "seconds", Help: "Time that a signer took for one signature, or to fail, by where the key is.",
+		Labels: []metrics.Label{network, signerKind()}, Buckets: []float64{.0001, .001, .005, .01, .025, .05, .1, .25, .5, 1, 2, 5},
 	})
 	m.gasEach = r.Histogram(metrics.About{
 		Name: "payment_gas", Unit: "gas", Help: "Gas that a mined transaction used for each payment it carried.",

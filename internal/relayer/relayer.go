@@ -58,9 +58,12 @@ type Heads interface {
 	Run(ctx context.Context, heads func(chain.Head), log *slog.Logger)
 }
 
-// Signer signs for one wallet.
+// Signer signs for one wallet; Kind is one of few, for metrics. It may be far away
+// and fail, so the context bounds each signature. What it returns is the
+// transaction asked for, signed by Address.
 type Signer interface {
 	Address() chain.Address
+	Kind() string
 	Sign(ctx context.Context, u evm.Unsigned) (evm.Signed, error)
 }
 
@@ -121,6 +124,8 @@ type Config struct {
 	MaxClockSkew time.Duration
 	// PrepareTimeout of taking, simulating and signing once.
 	PrepareTimeout time.Duration
+	// SignTimeout of one signature.
+	SignTimeout time.Duration
 
 	Confirmations uint64
 	// FinalityDepth in blocks; 0 asks the node's "finalized" tag.
@@ -310,12 +315,17 @@ func (c *Chain) Ready() error {
 	case c.stalled():
 		return c.notReady("the chain makes no blocks")
 	}
+	why := "no relayer wallet has enough gas"
 	for _, l := range c.lanes {
-		if l.affordable() > 0 {
+		switch {
+		case l.affordable() == 0:
+		case l.signs():
 			return nil
+		default:
+			why = "no relayer wallet with gas has a signer that signs"
 		}
 	}
-	return c.notReady("no relayer wallet has enough gas")
+	return c.notReady(why)
 }
 
 func (c *Chain) notReady(why string) error {

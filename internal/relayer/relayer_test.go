@@ -44,6 +44,8 @@ type wallet struct {
 
 func (w wallet) Address() chain.Address { return w.address }
 
+func (wallet) Kind() string { return "local" }
+
 // withLane gives a chain one more lane, leased and with these transactions open.
 func withLane(c *Chain, txs ...*openTx) *lane {
 	id := int64(len(c.lanes) + 1)
@@ -295,6 +297,7 @@ func TestOnlyALaneThatMayWorkIsGivenWork(t *testing.T) {
 			l.open[1].receipt = &chain.Receipt{}
 			l.open[2].Transaction.State = payment.TxReplaced
 		}, true},
+		{"its signer failed", func(_ *Chain, l *lane, _ *time.Time) { l.fault.reason = "it fails" }, false},
 		{"it is poor", func(_ *Chain, l *lane, _ *time.Time) { l.balance = big.NewInt(1) }, false},
 		{"gas is too dear", func(c *Chain, _ *lane, _ *time.Time) { c.view.head.BaseFee = 100 }, false},
 		{"the budget is spent", func(c *Chain, _ *lane, _ *time.Time) { c.spent = big.NewInt(1e18) }, false},

@@ -95,7 +95,7 @@ func (l *lane) raise(ctx context.Context, row payment.Lane, t *openTx) error {
 	expired := !pointless && l.role == payment.RoleRelayer && allExpired(t.undecided(), c.Head().Time)
 	l.mu.Unlock()
 	// One whose time is over is replaced once a final block says so.
-	if age < c.Config.BumpAfter || expired {
+	if age < c.Config.BumpAfter || expired || !l.signs() {
 		return nil
 	}
 	cancel := false

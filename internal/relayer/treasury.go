@@ -36,7 +36,7 @@ func (c *Chain) topUp(ctx context.Context) error {
 	t.mu.Lock()
 	free, balance, changed := t.settled && len(t.open) == 0, t.balance, t.changed
 	t.mu.Unlock()
-	if !held || !free || balance == nil {
+	if !held || !free || balance == nil || !t.signs() {
 		return nil
 	}
 	poorest, has := c.poorest(changed)

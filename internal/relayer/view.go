@@ -118,6 +118,7 @@ func (c *Chain) refresh(ctx context.Context) error {
 
 func (c *Chain) watchHealth(ctx context.Context) {
 	for sleep(ctx, healthInterval) {
+		c.trySigners(ctx)
 		// One failed look is no fault: what was seen before stands until it is stale.
 		err := errors.Join(c.countQueued(ctx), c.refresh(ctx), c.topUp(ctx))
 		if err != nil && ctx.Err() == nil {

@@ -162,7 +162,12 @@ func (s *Store) FillNonce(ctx context.Context, lane payment.Lane, walletNonce ui
 		if taken {
 			return payment.ErrTransition
 		}
-		filled, err = signOrder(ctx, tx, lane, walletNonce, payment.Order{Sign: sign})
+		empty := payment.Order{Sign: sign}
+		attempts, err := signAll(ctx, walletNonce, []payment.Order{empty})
+		if err != nil {
+			return err
+		}
+		filled, err = insertOrder(ctx, tx, lane, walletNonce, empty, attempts[0])
 		return err
 	})
 	return filled, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -31,7 +32,9 @@ SELECT t.id, t.created_at, a.id, a.signed_at, (SELECT count(*) FROM p) FROM t, a
 // attempts together (I3, I4). The payments are locked from the moment they are
 // read, so of any number of lanes and replicas each prepares others; a process
 // that dies meanwhile leaves them queued. The lane's row is locked while nonces
-// are allocated. What does not fit into MaxOpen stays queued.
+// are allocated. What does not fit into MaxOpen stays queued. So does what comes
+// from the first failed signature on, which is an error only if it is everything:
+// a signer that manages few at a time still gets somewhere.
 //
 // payment.ErrFenced if the lane's lease has passed on; errors of Prepare as they are.
 func (s *Store) Take(ctx context.Context, lane payment.Lane, w payment.Work) ([]payment.Carried, error) {
@@ -55,13 +58,16 @@ func (s *Store) Take(ctx context.Context, lane payment.Lane, w payment.Work) ([]
 		if err != nil {
 			return err
 		}
-		for _, o := range orders[:max(0, min(len(orders), w.MaxOpen-open))] {
-			t, err := signOrder(ctx, tx, lane, next, o)
+		attempts, failed := signAll(ctx, next, orders[:max(0, min(len(orders), w.MaxOpen-open))])
+		if len(attempts) == 0 {
+			return failed
+		}
+		for i, a := range attempts {
+			t, err := insertOrder(ctx, tx, lane, next+uint64(i), orders[i], a) //nolint:gosec // G115: an index
 			if err != nil {
 				return err
 			}
 			signed = append(signed, t)
-			next++
 		}
 		return nil
 	})
@@ -86,11 +92,24 @@ func lockNonces(ctx context.Context, tx pgx.Tx, lane payment.Lane) (next uint64,
 	return next, open, err
 }
 
-func signOrder(ctx context.Context, tx pgx.Tx, lane payment.Lane, walletNonce uint64, o payment.Order) (payment.Carried, error) {
-	attempt, err := o.Sign(ctx, walletNonce)
-	if err != nil {
-		return payment.Carried{}, fmt.Errorf("%w: wallet nonce %d: %w", errSign, walletNonce, err)
+// signAll signs orders at the wallet nonces from first on, at the same time: a
+// signer may be far away. It returns those before the first that failed, and why.
+func signAll(ctx context.Context, first uint64, orders []payment.Order) ([]payment.Attempt, error) {
+	attempts, failures := make([]payment.Attempt, len(orders)), make([]error, len(orders))
+	var signing sync.WaitGroup
+	for i, o := range orders {
+		signing.Go(func() { attempts[i], failures[i] = o.Sign(ctx, first+uint64(i)) }) //nolint:gosec // G115: an index
 	}
+	signing.Wait()
+	for i, err := range failures {
+		if err != nil {
+			return attempts[:i], fmt.Errorf("%w: wallet nonce %d: %w", errSign, first+uint64(i), err) //nolint:gosec // G115: an index
+		}
+	}
+	return attempts, nil
+}
+
+func insertOrder(ctx context.Context, tx pgx.Tx, lane payment.Lane, walletNonce uint64, o payment.Order, attempt payment.Attempt) (payment.Carried, error) {
 	ids := make([]payment.ID, len(o.Payments))
 	for i := range o.Payments {
 		ids[i] = o.Payments[i].ID

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,7 +83,7 @@ func TestAFailingSignerWritesNothing(t *testing.T) {
 	locked := errors.New("key store is locked")
 	signed, err := r.Take(t.Context(), lane, work(manyOpen, func(_ context.Context, ps []payment.Payment) ([]payment.Order, error) {
 		broken := func(context.Context, uint64) (payment.Attempt, error) { return payment.Attempt{}, locked }
-		return []payment.Order{order(lane, ps[0]), {Payments: ps[1:], Sign: broken}}, nil
+		return []payment.Order{{Payments: ps[:1], Sign: broken}, order(lane, ps[1])}, nil
 	}))
 	wantErr(t, err, locked)
 	if signed != nil || errors.Is(err, payment.ErrUnavailable) {
@@ -100,6 +101,67 @@ func TestAFailingSignerWritesNothing(t *testing.T) {
 	}
 	if tx := r.sign(t, lane, good); tx.WalletNonce != 0 {
 		t.Errorf("the failure took wallet nonce 0: the next one is %d", tx.WalletNonce)
+	}
+}
+
+// TestWhatIsSignedBeforeAFailureIsKept: a signer that manages few at a time gets
+// somewhere, and leaves no gap (I4).
+func TestWhatIsSignedBeforeAFailureIsKept(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	lane := r.lane(t, 1, 5)
+	for i := range 4 {
+		r.claim(t, i)
+	}
+	var ids []payment.ID
+	signed, err := r.Take(t.Context(), lane, work(manyOpen, func(_ context.Context, ps []payment.Payment) (orders []payment.Order, _ error) {
+		for i := range ps {
+			ids = append(ids, ps[i].ID)
+			orders = append(orders, order(lane, ps[i]))
+		}
+		orders[2].Sign = func(context.Context, uint64) (payment.Attempt, error) { return payment.Attempt{}, errors.New("throttled") }
+		return orders, nil
+	}))
+	must(t, err)
+	if len(signed) != 2 || signed[0].Transaction.WalletNonce != 5 || signed[1].Transaction.WalletNonce != 6 {
+		t.Fatalf("signed %+v", signed)
+	}
+	for i, id := range ids {
+		want := payment.StateSigned
+		if i >= 2 {
+			want = payment.StateQueued
+		}
+		r.wantState(t, id, want)
+	}
+	if tx := r.sign(t, lane, ids[2]); tx.WalletNonce != 7 {
+		t.Errorf("the next one has wallet nonce %d", tx.WalletNonce)
+	}
+}
+
+func TestSignaturesAreMadeAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	lane := r.lane(t, 1, 0)
+	r.claim(t, 1)
+	r.claim(t, 2)
+	var both sync.WaitGroup
+	both.Add(2)
+	signed, err := r.Take(t.Context(), lane, work(manyOpen, func(_ context.Context, ps []payment.Payment) (orders []payment.Order, _ error) {
+		for i := range ps {
+			o := order(lane, ps[i])
+			sign := o.Sign
+			o.Sign = func(ctx context.Context, walletNonce uint64) (payment.Attempt, error) {
+				both.Done()
+				both.Wait() // one by one they would wait for ever
+				return sign(ctx, walletNonce)
+			}
+			orders = append(orders, o)
+		}
+		return orders, nil
+	}))
+	must(t, err)
+	if len(signed) != 2 {
+		t.Errorf("%d transactions", len(signed))
 	}
 }
 
