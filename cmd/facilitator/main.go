@@ -17,6 +17,7 @@ var version = "dev"
 // console is what a command may use of the process it runs in.
 type console struct {
 	environ  []string
+	in       io.Reader
 	out, err io.Writer
 }
 
@@ -27,7 +28,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
-	code := run(ctx, os.Args[1:], console{environ: os.Environ(), out: os.Stdout, err: os.Stderr})
+	code := run(ctx, os.Args[1:], console{environ: os.Environ(), in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	stop()
 	os.Exit(code)
 }
@@ -35,7 +36,7 @@ func main() {
 // run is main without the process: 0 is success, 1 failure, 2 wrong usage.
 func run(ctx context.Context, args []string, c console) int {
 	commands := map[string]func(context.Context, []string, console) error{
-		"serve": serve, "migrate": migrate, "audit": compare, "doctor": examine, "clients": clients, "payments": payments,
+		"serve": serve, "migrate": migrate, "audit": compare, "doctor": examine, "clients": clients, "keys": keys, "payments": payments,
 		"dev": dev, "doc": doc, "version": printVersion,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
@@ -68,6 +69,7 @@ func usage(w io.Writer) {
 Commands:
   serve     run the service
   migrate   up, down or status: the database schema
+  keys      new, import, address or check: the keys that sign
   audit     compare the record with the chain, and with what callers were told
   clients   create, list, rotate, disable, enable: who may call, with which keys
   doctor    check the configuration, the database, the nodes and the wallets

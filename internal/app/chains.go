@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	v1 "facilitator/api/v1"
@@ -31,6 +29,7 @@ type wiredChain struct {
 	// senders are all nodes that transactions are handed to, client among them.
 	senders *evm.Senders
 	others  []*evm.Client
+	signers *signers
 	relayer *relayer.Chain
 	lanes   []chain.Address
 	// offer is what /supported says of it beside the confirmation.
@@ -122,9 +121,9 @@ func wireChains(ctx context.Context, a *App, o Options, meters instruments) (cha
 }
 
 func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o Options, meters instruments) (*wiredChain, error) {
-	chainID, err := strconv.ParseUint(strings.TrimPrefix(string(n), "eip155:"), 10, 64)
+	chainID, err := chainIDOf(string(n))
 	if err != nil {
-		return nil, fmt.Errorf("chain id: %w", err)
+		return nil, err
 	}
 	w := &wiredChain{v1Name: cfg.V1Name}
 	if w.v1Name == "" {
@@ -135,11 +134,10 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 	}); err != nil {
 		return w, err
 	}
-	signers, treasury, err := wireSigners(cfg, chainID)
-	if err != nil {
+	if w.signers, err = wireSigners(ctx, cfg, chainID); err != nil {
 		return w, err
 	}
-	for _, s := range signers {
+	for _, s := range w.signers.lanes {
 		w.lanes = append(w.lanes, s.Address())
 	}
 	assets, err := wireAssets(cfg.Assets)
@@ -165,14 +163,14 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 			MaxInFlight: cfg.MaxInFlight,
 			MaxBatch:    cfg.Batch.MaxPayments, BatchAssets: assets.wellBehaved, BlockShare: cfg.Batch.BlockShare, Aggregator: evm.Multicall3(),
 			BlockTime: cfg.BlockTime, PollInterval: cfg.PollInterval, ResendInterval: cfg.ResendInterval,
-			BumpAfter: cfg.BumpAfter, StallAfter: cfg.StallAfter, MaxClockSkew: cfg.MaxClockSkew, PrepareTimeout: a.cfg.Database.Timeout + 2*cfg.RPCTimeout,
+			BumpAfter: cfg.BumpAfter, StallAfter: cfg.StallAfter, MaxClockSkew: cfg.MaxClockSkew, PrepareTimeout: a.cfg.Database.Timeout + 2*cfg.RPCTimeout + cfg.SignTimeout, SignTimeout: cfg.SignTimeout,
 			Confirmations: cfg.Confirmations, FinalityDepth: cfg.FinalityDepth,
 			MaxFeePerGas: cfg.Fees.MaxFeePerGas, MaxTip: cfg.Fees.MaxPriorityFeePerGas,
 			MaxGas: cfg.Gas.MaxPerPayment, MaxTxGas: cfg.Gas.MaxPerTransaction, GasPerPayment: cfg.Batch.GasPerPayment,
 			GasMarginPercent: cfg.Gas.MarginPercent, MaxSpendPerDay: cfg.Gas.MaxSpendPerDay, Contracts: contracts,
 			Treasury: relayer.Treasury{Below: cfg.Treasury.Below, UpTo: cfg.Treasury.UpTo, MaxPerDay: cfg.Treasury.MaxPerDay},
 		},
-		Node: w.client, Sender: w.senders, Store: a.ledger, Signers: signers, TreasurySigner: treasury, Schemes: schemes, Moved: a.moved,
+		Node: w.client, Sender: w.senders, Store: a.ledger, Signers: w.signers.lanes, TreasurySigner: w.signers.treasury, Schemes: schemes, Moved: a.moved,
 		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: meters.relayer, Claims: a.claims, Crash: o.Crash,
 	}
 	if cfg.WSURL != "" {
@@ -244,25 +242,9 @@ func (w *wiredChain) close() {
 	for _, c := range w.others {
 		c.Close()
 	}
-}
-
-// wireSigners reads the keys; treasury is nil without one.
-func wireSigners(cfg *config.Chain, chainID uint64) (lanes []relayer.Signer, treasury relayer.Signer, _ error) {
-	for i, lane := range cfg.Lanes {
-		s, err := evm.NewKeySigner(lane.PrivateKey.Reveal(), chainID)
-		if err != nil {
-			return nil, nil, fmt.Errorf("lanes[%d]: %w", i, err)
-		}
-		lanes = append(lanes, s)
+	if w.signers != nil {
+		w.signers.close()
 	}
-	if cfg.Treasury.PrivateKey == "" {
-		return lanes, nil, nil
-	}
-	s, err := evm.NewKeySigner(cfg.Treasury.PrivateKey.Reveal(), chainID)
-	if err != nil {
-		return nil, nil, fmt.Errorf("treasury: %w", err)
-	}
-	return lanes, s, nil
 }
 
 func parseAddresses(texts []string) ([]chain.Address, error) {

@@ -7,8 +7,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -49,14 +47,16 @@ func Examine(ctx context.Context, cfg *config.Config, now func() time.Time, r *d
 // drops their connections, whatever the error.
 func examinedNetwork(ctx context.Context, name x402.Network, cfg *config.Chain, now func() time.Time) (_ doctor.Network, hangUp func(), _ error) {
 	var clients []*evm.Client
+	keys := &signers{}
 	hangUp = func() {
 		for _, c := range clients {
 			c.Close()
 		}
+		keys.close()
 	}
-	chainID, err := strconv.ParseUint(strings.TrimPrefix(string(name), "eip155:"), 10, 64)
+	chainID, err := chainIDOf(string(name))
 	if err != nil {
-		return doctor.Network{}, hangUp, fmt.Errorf("chain id: %w", err)
+		return doctor.Network{}, hangUp, err
 	}
 	n := doctor.Network{
 		Name: name, ChainID: chainID, FinalizedTag: cfg.FinalityDepth == 0, StallAfter: cfg.StallAfter, MaxClockSkew: cfg.MaxClockSkew, MaxLag: cfg.MaxLag,
@@ -85,15 +85,14 @@ func examinedNetwork(ctx context.Context, name x402.Network, cfg *config.Chain, 
 	if cfg.WSURL != "" {
 		n.Feed = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)
 	}
-	lanes, treasury, err := wireSigners(cfg, chainID)
-	if err != nil {
+	if keys, err = wireSigners(ctx, cfg, chainID); err != nil {
 		return n, hangUp, err
 	}
-	for _, s := range lanes {
+	for _, s := range keys.lanes {
 		n.Lanes = append(n.Lanes, s)
 	}
-	if treasury != nil {
-		n.Treasury = treasury
+	if keys.treasury != nil {
+		n.Treasury = keys.treasury
 	}
 	tokens, err := wireAssets(cfg.Assets)
 	if err != nil {

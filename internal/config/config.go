@@ -167,6 +167,9 @@ type Chain struct {
 	Exposure string `yaml:"exposure" default:"in_flight"`
 	// Relayer wallets, which pay the gas. At least one. Replicas are given the same ones and share them.
 	Lanes []Lane `yaml:"lanes" required:"true"`
+	// Longest that one signature may take. A lane whose signer takes longer, or fails, is parked, and tried again after a
+	// rest. Local keys need no time; database.timeout bounds it too.
+	SignTimeout time.Duration `yaml:"sign_timeout" default:"2s" range:"50ms..30s"`
 	// How long a lane stays a replica's that says nothing. A lane of one that died is idle about that long.
 	LaneLease time.Duration `yaml:"lane_lease" default:"5s" range:"1s..1m"`
 	// Open transactions per lane. Nodes promise room for 16 of one sender.
@@ -218,10 +221,57 @@ type SendNode struct {
 	URL Secret `yaml:"url" required:"true"`
 }
 
-// Lane is one relayer wallet.
+// Lane is one relayer wallet. Its key is in exactly one of these places.
 type Lane struct {
-	// The wallet's key: 32 bytes in hex, with or without 0x. It holds nothing but gas money.
-	PrivateKey Secret `yaml:"private_key" required:"true"`
+	// The wallet's key: 32 bytes in hex, with or without 0x. It holds nothing but gas money. A file that holds it must not
+	// be readable to everybody.
+	PrivateKey Secret       `yaml:"private_key"`
+	Keystore   Keystore     `yaml:"keystore"`
+	Remote     RemoteSigner `yaml:"remote"`
+	AWSKMS     AWSKMS       `yaml:"aws_kms"`
+	GCPKMS     GCPKMS       `yaml:"gcp_kms"`
+}
+
+// Keystore is a key in an encrypted file (Web3 Secret Storage, version 3), as `facilitator keys` makes them.
+type Keystore struct {
+	// Path of the file.
+	File string `yaml:"file"`
+	// The password that it was encrypted with.
+	Password Secret `yaml:"password"`
+}
+
+// RemoteSigner is a key at a signer that speaks JSON-RPC, such as web3signer or clef.
+type RemoteSigner struct {
+	// The signer's endpoint, http or https. Whoever can reach it can sign: keep it to this service.
+	URL Secret `yaml:"url"`
+	// The wallet, which the signer must have.
+	Address string `yaml:"address"`
+	// `eth_signTransaction`, or `account_signTransaction` for clef.
+	Method string `yaml:"method" default:"eth_signTransaction"`
+}
+
+// AWSKMS is a key of AWS KMS, of spec ECC_SECG_P256K1. Credentials are found as the AWS SDK does: environment, shared
+// files, the identity of a pod or machine. It needs kms:Sign and kms:GetPublicKey.
+type AWSKMS struct {
+	// The key's id, ARN or alias.
+	KeyID string `yaml:"key_id"`
+	// Empty: the ARN's, or AWS_REGION.
+	Region string `yaml:"region"`
+	// An endpoint instead of the region's own, http or https.
+	Endpoint string `yaml:"endpoint"`
+	// The wallet. Given, a key of another one is refused, and the service starts while KMS can't be reached.
+	Address string `yaml:"address"`
+}
+
+// GCPKMS is a key of Google Cloud KMS, of algorithm EC_SIGN_SECP256K1_SHA256. Credentials are the application default
+// ones. They need cloudkms.signerVerifier.
+type GCPKMS struct {
+	// The key version's resource name: projects/…/locations/…/keyRings/…/cryptoKeys/…/cryptoKeyVersions/….
+	KeyVersion string `yaml:"key_version"`
+	// An endpoint instead of Google's own. One of http:// is sent no credentials.
+	Endpoint string `yaml:"endpoint"`
+	// The wallet. Given, a key of another one is refused, and the service starts while KMS can't be reached.
+	Address string `yaml:"address"`
 }
 
 // Batch bounds transactions that carry many payments, by way of Multicall3.
@@ -257,8 +307,13 @@ type Gas struct {
 
 // Treasury is a wallet that keeps the lanes in gas money. It is used where it has a key.
 type Treasury struct {
-	// The funding wallet's key: 32 bytes in hex, with or without 0x.
-	PrivateKey Secret `yaml:"private_key"`
+	// The funding wallet's key: 32 bytes in hex, with or without 0x. Or one of the sections below says where it is, as for
+	// a lane.
+	PrivateKey Secret       `yaml:"private_key"`
+	Keystore   Keystore     `yaml:"keystore"`
+	Remote     RemoteSigner `yaml:"remote"`
+	AWSKMS     AWSKMS       `yaml:"aws_kms"`
+	GCPKMS     GCPKMS       `yaml:"gcp_kms"`
 	// A lane with less than this is topped up, in wei. 0.005 ETH by default.
 	Below uint64 `yaml:"below" default:"5_000_000_000_000_000" range:"1..18_000_000_000_000_000_000"`
 	// It is topped up to this, in wei. 0.02 ETH by default.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -148,7 +149,7 @@ func (l *loader) readSecretFiles() {
 		if !ok {
 			return
 		}
-		value, err := readSecretFile(name)
+		value, err := readSecretFile(name, strings.HasSuffix(path, ".private_key"))
 		if err != nil {
 			l.problem(path, l.origins[path], "cannot be read from %s: %v", printableFile(name), err)
 			return
@@ -160,12 +161,17 @@ func (l *loader) readSecretFiles() {
 // maxSecretBytes is far above any key or URL, and far below what would hurt.
 const maxSecretBytes = 64 << 10
 
-func readSecretFile(name string) (string, error) {
+func readSecretFile(name string, isKey bool) (string, error) {
 	f, err := os.Open(name) //nolint:gosec // G304: the operator names the file
 	if err != nil {
 		return "", withoutPath(err)
 	}
 	defer f.Close()
+	if isKey {
+		if err := isPrivate(f); err != nil {
+			return "", err
+		}
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
 	if err != nil {
 		return "", withoutPath(err)
@@ -178,6 +184,19 @@ func readSecretFile(name string) (string, error) {
 		return "", errors.New("it is empty")
 	}
 	return value, nil
+}
+
+// isPrivate refuses a file with a private key that everybody on the machine can
+// read. A group may: that is how orchestrators hand files to processes.
+func isPrivate(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return withoutPath(err)
+	}
+	if info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0 && runtime.GOOS != "windows" { // which has no such bits
+		return errors.New("everybody on this machine can read it, and whoever does has the wallet: chmod 600 it, or 640")
+	}
+	return nil
 }
 
 // withoutPath leaves the cause of an error of the file system. The path is

@@ -95,7 +95,8 @@ func TestLoadDefaults(t *testing.T) {
 			Exposure:       "in_flight",
 			BlockTime:      200 * time.Millisecond,
 			Assets:         []Asset{{Address: usdc, WellBehaved: "yes", Overloads: "both"}, {Address: eurc, WellBehaved: "yes", Overloads: "both"}},
-			Lanes:          []Lane{{PrivateKey: keyA}},
+			Lanes:          []Lane{{PrivateKey: keyA, Remote: RemoteSigner{Method: "eth_signTransaction"}}},
+			SignTimeout:    2 * time.Second,
 			LaneLease:      5 * time.Second,
 			MaxInFlight:    16,
 			MaxLag:         15,
@@ -109,7 +110,7 @@ func TestLoadDefaults(t *testing.T) {
 			Confirmations:  1,
 			Fees:           Fees{MaxFeePerGas: 10_000_000_000, MaxPriorityFeePerGas: 100_000_000},
 			Gas:            Gas{MaxPerPayment: 500_000, MarginPercent: 25, MaxPerTransaction: 1 << 24, MaxSpendPerDay: 500_000_000_000_000_000},
-			Treasury:       Treasury{Below: 5_000_000_000_000_000, UpTo: 20_000_000_000_000_000, MaxPerDay: 100_000_000_000_000_000},
+			Treasury:       Treasury{Remote: RemoteSigner{Method: "eth_signTransaction"}, Below: 5_000_000_000_000_000, UpTo: 20_000_000_000_000_000, MaxPerDay: 100_000_000_000_000_000},
 		}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -245,12 +246,7 @@ func TestLoadMisplacedKey(t *testing.T) {
 		"{? [" + keyB + "] : x}": "holds a key that is no setting",
 	} {
 		_, err := Load("", nil, []byte(valid), []byte("chains: {eip155:8453: {lanes: ["+lane+"]}}"))
-		wantProblems(
-			t, err,
-			"chains.eip155:8453.lanes[0]: "+want+" (overlay 2:1)",
-			"chains.eip155:8453.lanes[0].private_key: is required: set it, private_key_file or "+
-				"FACILITATOR_CHAINS_EIP155_8453_LANES_0_PRIVATE_KEY (overlay 2:1)",
-		)
+		wantProblems(t, err, "chains.eip155:8453.lanes[0]: "+want+" (overlay 2:1)")
 	}
 }
 
@@ -296,7 +292,7 @@ chains:
     poll_interval: 5ms
     lanes:
       - private_key: `+keyA+`
-        keystore: x
+        keystor: x
       - private_key:
   <<: {}
 `)
@@ -308,13 +304,13 @@ chains:
 		"log.lvl: is no setting ("+path+":4)",
 		"database.url: is given twice, as url and as url_file ("+path+":7)",
 		"chains: holds a merge key (<<), which is not supported ("+path+":16)",
-		"chains.eip155:10.lanes[0].keystore: is no setting ("+path+":14)",
+		"chains.eip155:10.lanes[0].keystor: is no setting ("+path+":14)",
 		"FACILITATOR_DATABSE_URL: is an environment variable that names no setting",
 		"settle.wait: must be a duration such as 200ms or 20s (FACILITATOR_SETTLE_WAIT)",
 		"database.url: cannot be read from /nowhere/database: no such file or directory ("+path+":8)",
 		"chains.eip155:10.rpc_url: is required: set it, rpc_url_file or FACILITATOR_CHAINS_EIP155_10_RPC_URL ("+path+":10)",
-		"chains.eip155:10.lanes[1].private_key: is required: set it, private_key_file or FACILITATOR_CHAINS_EIP155_10_LANES_1_PRIVATE_KEY ("+path+":15)",
 		"chains.eip155:10.assets: needs at least one token contract, or set allow_any_asset ("+path+":10)",
+		"chains.eip155:10.lanes[1]: needs a key: private_key, private_key_file, keystore, remote, aws_kms or gcp_kms ("+path+":15)",
 		"chains.eip155:10.poll_interval: must be 0 or at least 10ms ("+path+":11)",
 	)
 	if !strings.HasPrefix(err.Error(), "configuration: 13 problems\n  log.level: ") {

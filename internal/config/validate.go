@@ -245,7 +245,7 @@ func (l *loader) checkProfile(path string, c *Chain) {
 
 func (l *loader) checkTreasury(path string, c *Chain) {
 	t := c.Treasury
-	if t.PrivateKey == "" {
+	if len(l.keys(path, t.Wallet())) == 0 {
 		return
 	}
 	if t.UpTo <= t.Below {
@@ -254,28 +254,15 @@ func (l *loader) checkTreasury(path string, c *Chain) {
 	if t.MaxPerDay < t.UpTo {
 		l.wrong(join(path, "max_per_day"), "must not be below up_to")
 	}
-	at, key := join(path, "private_key"), normalKey(t.PrivateKey)
-	if problem := keyProblem(key); problem != "" {
-		l.wrong(at, "%s", problem)
+	l.checkWallet(path, t.Wallet())
+	if t.PrivateKey == "" {
+		return
 	}
+	at, key := join(path, "private_key"), normalKey(t.PrivateKey)
 	for i, lane := range c.Lanes {
 		if normalKey(lane.PrivateKey) == key {
 			l.wrong(at, "is the key of %s too", index("lanes", i))
 		}
-	}
-}
-
-func normalKey(s Secret) string { return strings.TrimPrefix(strings.ToLower(s.Reveal()), "0x") }
-
-// keyProblem says what is wrong with a private key; empty if nothing is.
-func keyProblem(key string) string {
-	switch {
-	case !hexKey.MatchString(key):
-		return "must be 32 bytes in hex"
-	case strings.Trim(key, "0") == "" || key >= curveOrder:
-		return "is outside the range of private keys"
-	default:
-		return ""
 	}
 }
 
@@ -301,15 +288,11 @@ func (l *loader) checkAddresses(path, key string, addresses []string) {
 		if key != "" {
 			at = join(at, key)
 		}
-		address, err := chain.ParseAddress(text)
+		address, problem := parseAddress(text)
 		j, seen := first[address]
 		switch {
-		case errors.Is(err, chain.ErrAddressChecksum):
-			l.wrong(at, "has a wrong checksum (EIP-55): look for a typing error")
-		case err != nil:
-			l.wrong(at, "must be an address: 0x and 40 hex digits")
-		case address == chain.Address{}:
-			l.wrong(at, "must not be the zero address")
+		case problem != "":
+			l.wrong(at, "%s", problem)
 		case seen:
 			l.wrong(at, "is the address of %s too", index(path, j))
 		default:
@@ -318,27 +301,17 @@ func (l *loader) checkAddresses(path, key string, addresses []string) {
 	}
 }
 
-// curveOrder is the order of secp256k1. Keys are below it.
-const curveOrder = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
-
-var hexKey = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-func (l *loader) checkLanes(path string, lanes []Lane) {
-	first := map[string]int{}
-	for i, lane := range lanes {
-		if lane.PrivateKey == "" {
-			continue // required, and reported as such
-		}
-		at := join(index(path, i), "private_key")
-		key := normalKey(lane.PrivateKey)
-		j, seen := first[key]
-		switch problem := keyProblem(key); {
-		case problem != "":
-			l.wrong(at, "%s", problem)
-		case seen:
-			l.wrong(at, "is the key of %s too", index(path, j))
-		default:
-			first[key] = i
-		}
+// parseAddress reads an address, or says what is wrong with it.
+func parseAddress(text string) (_ chain.Address, problem string) {
+	address, err := chain.ParseAddress(text)
+	switch {
+	case errors.Is(err, chain.ErrAddressChecksum):
+		return address, "has a wrong checksum (EIP-55): look for a typing error"
+	case err != nil:
+		return address, "must be an address: 0x and 40 hex digits"
+	case address == chain.Address{}:
+		return address, "must not be the zero address"
+	default:
+		return address, ""
 	}
 }

@@ -119,7 +119,9 @@ func TestWhatIsSignedBeforeAFailureIsKept(t *testing.T) {
 			ids = append(ids, ps[i].ID)
 			orders = append(orders, order(lane, ps[i]))
 		}
-		orders[2].Sign = func(context.Context, uint64) (payment.Attempt, error) { return payment.Attempt{}, errors.New("throttled") }
+		orders[2].Sign = func(context.Context, uint64) (payment.Attempt, error) {
+			return payment.Attempt{}, errors.New("throttled")
+		}
 		return orders, nil
 	}))
 	must(t, err)
