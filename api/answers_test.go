@@ -213,7 +213,7 @@ func TestAnswersByteForByte(t *testing.T) {
 
 func TestTheOtherRoutesAnswerByteForByte(t *testing.T) {
 	t.Parallel()
-	const supported = `{"kinds":[{"x402Version":2,"scheme":"exact","network":"eip155:84532","extra":{"confirmation":{"default":"mined"}}},{"x402Version":1,"scheme":"exact","network":"base-sepolia"}],` +
+	const supported = `{"kinds":[{"x402Version":2,"scheme":"exact","network":"eip155:84532","extra":{"confirmation":{"default":"mined","levels":["mined","\u003cn blocks\u003e"],"waitSeconds":20}}},{"x402Version":1,"scheme":"exact","network":"base-sepolia"}],` +
 		`"extensions":[],"signers":{"eip155:*":["0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"]}}`
 	for _, c := range []struct {
 		name, method, path string

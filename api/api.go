@@ -105,6 +105,7 @@ func New(d Deps) http.Handler {
 		r.Get(routeSettlement, s.handle(routeSettlement, s.as(client.ScopeRead, s.settlement)))        // resource servers, after settlement_pending
 		r.Get(routeLivez, s.handle(routeLivez, s.livez))                                               // orchestrators: restart me?
 		r.Get(routeReadyz, s.handle(routeReadyz, s.readyz))                                            // load balancers: send to me?
+		r.Get("/openapi.yaml", openAPI())                                                              // programmers and their generators
 		if d.Metrics != nil {
 			r.Method(http.MethodGet, "/metrics", d.Metrics) // Prometheus
 		}

@@ -118,7 +118,7 @@ func newBench() *bench {
 		Supported: func() v2.SupportedResponse {
 			return v2.SupportedResponse{
 				Kinds: []v2.Kind{
-					{X402Version: 2, Scheme: "exact", Network: "eip155:84532", Extra: map[string]any{"confirmation": map[string]any{"default": "mined"}}},
+					{X402Version: 2, Scheme: "exact", Network: "eip155:84532", Extra: map[string]any{"confirmation": map[string]any{"default": "mined", "levels": []string{"mined", "<n blocks>"}, "waitSeconds": 20}}},
 					{X402Version: 1, Scheme: "exact", Network: "base-sepolia"},
 				},
 				Extensions: []string{}, Signers: map[string][]string{"eip155:*": {"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"}},
@@ -175,5 +175,7 @@ func call(t *testing.T, h http.Handler, method, path, body string, header ...str
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	return reply{status: w.Code, header: w.Header(), text: w.Body.String()}
+	got := reply{status: w.Code, header: w.Header(), text: w.Body.String()}
+	wantDescribed(t, method, path, body, r.Header, got)
+	return got
 }
