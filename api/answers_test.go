@@ -63,7 +63,8 @@ func TestAnswersByteForByte(t *testing.T) {
 		},
 		{
 			"verify: known already", "/verify", v2, judged(payer, reject(x402.ReasonDuplicateSettlement, "this authorization is already settled or being settled")), 200,
-			`{"isValid":false,"invalidReason":"duplicate_settlement","invalidMessage":"this authorization is already settled or being settled","payer":"` + payer + `"}`, map[string]string{"Retryable": "false"},
+			`{"isValid":false,"invalidReason":"duplicate_settlement","invalidMessage":"this authorization is already settled or being settled","payer":"` + payer + `"}`,
+			map[string]string{"Retryable": "false"},
 		},
 		{
 			"verify: another version", "/verify", edit(t, v2, `{"x402Version":2,"paymentPayload":{"x402Version":2,`, `{"x402Version":3,"paymentPayload":{"x402Version":3,`), nil, 200,
@@ -314,8 +315,12 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 		{"no nonce", "/settlements?payer=0x0000000000000000000000000000000000000001&nonce=1", nil, nil, 400, `{"error":"nonce: must be 0x and 64 hexadecimal digits"}`, ""},
 		{"no question", "/settlements", nil, nil, 400, `{"error":"give ?transaction=, or ?payer= and ?nonce= (with ?network= where several are served), or ?payTo="}`, ""},
 		{"a payee's", payee, []payment.Payment{p, failed}, nil, 200, `{"settlements":[` + paid + `,` + unpaid + `]}`, "list  " + address + " since " + never + " until " + never + " after  limit 101"},
-		{"a payee's, a page", payee + "&limit=1&network=base-sepolia&cursor=0198c0de-0000-7000-8000-000000000000&since=2026-11-01T00:00:00Z&until=2026-12-01T01:00:00%2B01:00", []payment.Payment{p, failed}, nil, 200, `{"settlements":[` + paid + `],"next":"the-id"}`,
-			"list eip155:84532 " + address + " since 2026-11-01T00:00:00Z until 2026-12-01T01:00:00+01:00 after 0198c0de-0000-7000-8000-000000000000 limit 2"},
+		{
+			"a payee's, a page", payee + "&limit=1&network=base-sepolia&cursor=0198c0de-0000-7000-8000-000000000000&since=2026-11-01T00:00:00Z&until=2026-12-01T01:00:00%2B01:00",
+			[]payment.Payment{p, failed},
+			nil, 200, `{"settlements":[` + paid + `],"next":"the-id"}`,
+			"list eip155:84532 " + address + " since 2026-11-01T00:00:00Z until 2026-12-01T01:00:00+01:00 after 0198c0de-0000-7000-8000-000000000000 limit 2",
+		},
 		{"a payee's, none", payee, nil, nil, 200, `{"settlements":[]}`, "list  " + address + " since " + never + " until " + never + " after  limit 101"},
 		{"the record is silent for a page", payee, nil, payment.ErrUnavailable, 503, `{"error":"the record can't be reached, try again","retryable":true}`, "list  " + address + " since " + never + " until " + never + " after  limit 101"},
 		{"no payee", "/settlements?payTo=me", nil, nil, 400, `{"error":"payTo: must be 0x and 40 hexadecimal digits"}`, ""},

@@ -22,7 +22,7 @@ func examine(ctx context.Context, args []string, c console) error {
 	}
 	report := &doctor.Report{}
 	cfg, err := config.Load(*file, c.environ)
-	if problems := (config.Problems)(nil); errors.As(err, &problems) {
+	if problems := config.Problems(nil); errors.As(err, &problems) {
 		for _, p := range problems {
 			report.Add(doctor.Check{Area: "configuration", Subject: p.Path, Status: doctor.Fail, Detail: p.Text})
 		}

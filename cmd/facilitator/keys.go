@@ -98,12 +98,11 @@ func importKey(_ context.Context, args []string, c console) error {
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	text, err := "", error(nil)
+	read := func() (string, error) { return readLine(*from) }
 	if *from == "-" {
-		text, err = firstLine(c.in)
-	} else {
-		text, err = readLine(*from)
+		read = func() (string, error) { return firstLine(c.in) }
 	}
+	text, err := read()
 	if err != nil {
 		return fmt.Errorf("-from: %w", err)
 	}
@@ -196,7 +195,7 @@ func commandFlags(name string, c console) *flag.FlagSet {
 
 // readLine is what a file holds, which must be one line that is not empty.
 func readLine(name string) (string, error) {
-	f, err := os.Open(name)
+	f, err := os.Open(name) //nolint:gosec // G304: the operator names the file
 	if err != nil {
 		return "", err
 	}

@@ -119,9 +119,11 @@ func TestNodesThatAreNotFit(t *testing.T) {
 		lines []string
 	}{
 		{"dead", func(t *testing.T, p *patient) {
+			t.Helper()
 			p.chain["rpc_url"] = "http://" + deadAddress(t) + "/v2/hunter2hunter2"
 		}, []string{"fail node eip155:8453 rpc_url: node unavailable: ", "no node can be read from"}},
 		{"dead beside a good one", func(t *testing.T, p *patient) {
+			t.Helper()
 			p.chain["read_from"] = []map[string]string{{"url": "http://" + deadAddress(t), "name": "spare"}}
 		}, []string{"fail node eip155:8453 spare: node unavailable: "}},
 		{"of another chain", func(_ *testing.T, p *patient) {
@@ -132,9 +134,11 @@ func TestNodesThatAreNotFit(t *testing.T) {
 			p.chain["ws_url"] = strings.Replace(shared.chain.URL(), "http", "ws", 1)
 		}, []string{"rpc_url: it serves chain 8453", "fail node eip155:84532 ws_url: it serves chain 8453, not 84532", "no node can be read from"}},
 		{"feed is dead", func(t *testing.T, p *patient) {
+			t.Helper()
 			p.chain["ws_url"] = "ws://" + deadAddress(t) + "/hunter2"
 		}, []string{"warn node eip155:8453 ws_url: node unavailable: "}},
 		{"behind another", func(t *testing.T, p *patient) {
+			t.Helper()
 			p.chain["max_lag"] = 5
 			must(t, shared.chain.Mine(t.Context(), 20))
 			old, err := shared.chain.Client().BlockByNumber(t.Context(), nil)
@@ -147,6 +151,7 @@ func TestNodesThatAreNotFit(t *testing.T) {
 			})}}
 		}, []string{"fail node eip155:8453 slow: chain 8453, block 1, "}},
 		{"that can do little", func(t *testing.T, p *patient) {
+			t.Helper()
 			p.chain["rpc_url"] = proxy(t, func(method string, params []any, batch int) (map[string]any, int) {
 				switch {
 				case batch > 12:
@@ -163,6 +168,7 @@ func TestNodesThatAreNotFit(t *testing.T) {
 		}, []string{"warn features eip155:8453 rpc_url: tags safe no, finalized no, pending yes; eth_sendRawTransactionSync no; batches of 10; " +
 			"without the finalized tag nothing becomes final: set finality_depth; Settlement-Wait: safe can't be reached; batches are cut short"}},
 		{"that is too busy to tell", func(t *testing.T, p *patient) {
+			t.Helper()
 			p.chain["rpc_url"] = proxy(t, func(method string, params []any, _ int) (map[string]any, int) {
 				if method == "eth_sendRawTransactionSync" || method == "eth_getBlockByNumber" && params[0] == "safe" {
 					return nil, http.StatusBadGateway
@@ -224,7 +230,7 @@ func liarCode() []byte {
 		"5b" + "60075f5260205ff3")
 }
 
-func TestLanesThatAreNotFit(t *testing.T) {
+func TestLanesThatAreNotFit(t *testing.T) { //nolint:contextcheck // ctx is the whole test's, for what is done to the chain
 	ctx, c := t.Context(), shared.chain
 	t.Run("empty", func(t *testing.T) {
 		p := newPatient(t)

@@ -163,7 +163,7 @@ func writeNew(name string, text []byte) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(name)) // nothing that could be taken for a key
 	}
-	dir, err := os.Open(filepath.Dir(name)) //nolint:gosec // G304: the operator names the file
+	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func newKMS(ctx context.Context, kind string, s service, chainID uint64, known c
 	der, err := s.publicKey(ctx)
 	switch {
 	case err != nil && known != chain.Address{}:
-		return w, nil //nolint:nilerr // see above
+		return w, nil
 	case err != nil:
 		return nil, fmt.Errorf("read the public key: %w", err)
 	}

@@ -82,6 +82,7 @@ func mustOpen(t *testing.T, o opened, h *hsm) *Wallet {
 func TestAKeyManagementServiceSigns(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, o opened) {
+		t.Helper()
 		key := newKey(t)
 		w := mustOpen(t, o, &hsm{key: key, published: key})
 		if w.Address() != addressOf(key) || w.Kind() != o.kind {
@@ -98,6 +99,7 @@ func TestAKeyManagementServiceSigns(t *testing.T) {
 func TestAnUpperSIsLowered(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, o opened) {
+		t.Helper()
 		key := newKey(t)
 		w := mustOpen(t, o, &hsm{key: key, published: key, der: func(r, s *big.Int) []byte {
 			return marshal(t, struct{ R, S *big.Int }{r, new(big.Int).Sub(crypto.S256().Params().N, s)})
@@ -113,6 +115,7 @@ func TestAnUpperSIsLowered(t *testing.T) {
 func TestAnAnswerThatIsNoSignatureOfTheWalletIsRefused(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, o opened) {
+		t.Helper()
 		key := newKey(t)
 		for name, h := range map[string]*hsm{
 			"another key":    {key: newKey(t), published: key},
@@ -135,6 +138,7 @@ func TestAnAnswerThatIsNoSignatureOfTheWalletIsRefused(t *testing.T) {
 func TestAKeyThatIsNotTheConfiguredOneStopsTheStart(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, o opened) {
+		t.Helper()
 		key := newKey(t)
 		_, err := o.open(t, &hsm{key: key, published: key}, chain.Address{1})
 		if err == nil || !strings.Contains(err.Error(), addressOf(key).String()) {
@@ -172,6 +176,7 @@ func TestAKeyThatIsNotTheConfiguredOneStopsTheStart(t *testing.T) {
 func TestAThrottledServiceIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, o opened) {
+		t.Helper()
 		key := newKey(t)
 		h := &hsm{key: key, published: key, fault: func(w http.ResponseWriter, _ *http.Request, before int32) bool {
 			if before == 1 { // the first one is about the public key
@@ -193,6 +198,7 @@ func TestAThrottledServiceIsAskedAgain(t *testing.T) {
 func TestAServiceThatHangsIsLeft(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, o opened) {
+		t.Helper()
 		key := newKey(t)
 		ctx, leave := context.WithCancel(t.Context())
 		w := mustOpen(t, o, &hsm{key: key, published: key, fault: func(_ http.ResponseWriter, r *http.Request, before int32) bool {

@@ -141,7 +141,9 @@ func TestWhatARemoteSignerSaysWrong(t *testing.T) {
 		{"an error that would forge a log line", `"a\nlevel=error"`, text(200, `{"error":{"code":1,"message":"a\nlevel=error"}}`), false},
 		{"throttling", "HTTP status 429", text(429, "slow down"), false},
 		{"an outage", "HTTP status 503", text(503, ""), false},
-		{"elsewhere", "HTTP status 307", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 307) }, false},
+		{"elsewhere", "HTTP status 307", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, false},
 		{"no JSON", "no JSON-RPC", text(200, "<html>"), true},
 		{"nothing", "no signed bytes", text(200, `{"jsonrpc":"2.0","id":1}`), true},
 		{"null", "no signed bytes", text(200, `{"jsonrpc":"2.0","id":1,"result":null}`), true},

@@ -63,7 +63,7 @@ func (s *Store) Take(ctx context.Context, lane payment.Lane, w payment.Work) ([]
 			return failed
 		}
 		for i, a := range attempts {
-			t, err := insertOrder(ctx, tx, lane, next+uint64(i), orders[i], a) //nolint:gosec // G115: an index
+			t, err := insertOrder(ctx, tx, lane, next+uint64(i), orders[i], a)
 			if err != nil {
 				return err
 			}
@@ -98,12 +98,12 @@ func signAll(ctx context.Context, first uint64, orders []payment.Order) ([]payme
 	attempts, failures := make([]payment.Attempt, len(orders)), make([]error, len(orders))
 	var signing sync.WaitGroup
 	for i, o := range orders {
-		signing.Go(func() { attempts[i], failures[i] = o.Sign(ctx, first+uint64(i)) }) //nolint:gosec // G115: an index
+		signing.Go(func() { attempts[i], failures[i] = o.Sign(ctx, first+uint64(i)) })
 	}
 	signing.Wait()
 	for i, err := range failures {
 		if err != nil {
-			return attempts[:i], fmt.Errorf("%w: wallet nonce %d: %w", errSign, first+uint64(i), err) //nolint:gosec // G115: an index
+			return attempts[:i], fmt.Errorf("%w: wallet nonce %d: %w", errSign, first+uint64(i), err)
 		}
 	}
 	return attempts, nil

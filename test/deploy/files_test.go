@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,16 +11,26 @@ import (
 	"time"
 )
 
+// section is a mapping inside a document.
+func section(t *testing.T, d document, path ...any) document {
+	t.Helper()
+	found, ok := d.at(path...).(map[string]any)
+	if !ok {
+		t.Fatalf("no section %v", path)
+	}
+	return found
+}
+
 func TestTheComposeFileConfiguresTheService(t *testing.T) {
 	text, err := os.ReadFile(root + "/deploy/compose.yaml")
 	must(t, err)
 	compose := documents(t, string(text))[0]
-	service := document(compose.at("services", "facilitator").(map[string]any))
+	service := section(t, compose, "services", "facilitator")
 	files := map[string]string{}
 	declared, _ := compose.at("secrets").(map[string]any)
 	environment := map[string]string{}
-	for name, value := range service.at("environment").(map[string]any) {
-		environment[name] = value.(string)
+	for name, value := range section(t, service, "environment") {
+		environment[name] = fmt.Sprint(value)
 		if setting, isFile := strings.CutSuffix(name, "_FILE"); isFile {
 			secret := strings.TrimPrefix(environment[name], "/run/secrets/")
 			if declared[secret] == nil {

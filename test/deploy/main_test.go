@@ -5,6 +5,7 @@ package deploy
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -125,7 +126,7 @@ func documents(t *testing.T, text string) []document {
 	for {
 		var d map[string]any
 		err := decoder.Decode(&d)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all
 		}
 		must(t, err)
