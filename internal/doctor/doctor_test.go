@@ -230,8 +230,8 @@ func liarCode() []byte {
 		"5b" + "60075f5260205ff3")
 }
 
-func TestLanesThatAreNotFit(t *testing.T) { //nolint:contextcheck // ctx is the whole test's, for what is done to the chain
-	ctx, c := t.Context(), shared.chain
+func TestLanesThatAreNotFit(t *testing.T) {
+	c := shared.chain
 	t.Run("empty", func(t *testing.T) {
 		p := newPatient(t)
 		p.lane = devnet.Keys("penniless "+t.Name(), 1)[0]
@@ -240,7 +240,7 @@ func TestLanesThatAreNotFit(t *testing.T) { //nolint:contextcheck // ctx is the 
 	t.Run("nearly empty", func(t *testing.T) {
 		p := newPatient(t)
 		p.lane = devnet.Keys("poor "+t.Name(), 1)[0]
-		must(t, c.FundETH(ctx, big.NewInt(3e15), p.lane.Address))
+		must(t, c.FundETH(t.Context(), big.NewInt(3e15), p.lane.Address))
 		want(t, p.examine(), "warn lane eip155:8453 "+p.lane.Address.Hex()+": 3000000000000000 wei, enough for ")
 	})
 	t.Run("a treasury without money", func(t *testing.T) {
@@ -256,22 +256,22 @@ func TestLanesThatAreNotFit(t *testing.T) { //nolint:contextcheck // ctx is the 
 	})
 	t.Run("used by somebody else", func(t *testing.T) {
 		p := newPatient(t)
-		s, err := store.Open(ctx, p.databaseURL, store.Options{MaxConnections: 2, Timeout: 30 * time.Second})
+		s, err := store.Open(t.Context(), p.databaseURL, store.Options{MaxConnections: 2, Timeout: 30 * time.Second})
 		must(t, err)
 		defer s.Close()
-		_, err = s.EnsureLane(ctx, x402.Network(c.Network()), chain.Address(p.lane.Address), payment.RoleRelayer, 0)
+		_, err = s.EnsureLane(t.Context(), x402.Network(c.Network()), chain.Address(p.lane.Address), payment.RoleRelayer, 0)
 		must(t, err)
 		want(t, p.examine())
-		must(t, c.SetAutomine(ctx, false))
-		t.Cleanup(func() { must(t, c.SetAutomine(context.WithoutCancel(ctx), true)) })
+		must(t, c.SetAutomine(t.Context(), false))
+		t.Cleanup(func() { must(t, c.SetAutomine(context.WithoutCancel(t.Context()), true)) })
 		id := new(big.Int).SetUint64(c.ChainID())
 		tx, err := types.SignNewTx(p.lane.Private, types.LatestSignerForChainID(id), &types.DynamicFeeTx{
 			ChainID: id, GasTipCap: big.NewInt(1), GasFeeCap: big.NewInt(1e10), Gas: 21_000, To: &p.lane.Address,
 		})
 		must(t, err)
-		must(t, c.Client().SendTransaction(ctx, tx))
+		must(t, c.Client().SendTransaction(t.Context(), tx))
 		want(t, p.examine(), "wallet nonce 0 mined, 1 with pending; the record's next is 0, 0 open: somebody else's transaction of this wallet is pending")
-		must(t, c.Mine(ctx, 1))
+		must(t, c.Mine(t.Context(), 1))
 		want(t, p.examine(), "wallet nonce 1 mined, 1 with pending; the record's next is 0, 0 open: somebody else sends from this wallet")
 	})
 }

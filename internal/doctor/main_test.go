@@ -208,4 +208,7 @@ func rpcError(code int, text string) map[string]any {
 }
 
 // account is any address of the test's own.
-func account(t *testing.T) common.Address { return devnet.Keys("account of "+t.Name(), 1)[0].Address }
+func account(t *testing.T) common.Address {
+	t.Helper()
+	return devnet.Keys("account of "+t.Name(), 1)[0].Address
+}

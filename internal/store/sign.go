@@ -98,7 +98,7 @@ func signAll(ctx context.Context, first uint64, orders []payment.Order) ([]payme
 	attempts, failures := make([]payment.Attempt, len(orders)), make([]error, len(orders))
 	var signing sync.WaitGroup
 	for i, o := range orders {
-		signing.Go(func() { attempts[i], failures[i] = o.Sign(ctx, first+uint64(i)) })
+		signing.Go(func() { attempts[i], failures[i] = o.Sign(ctx, first+uint64(i)) }) //nolint:gosec // G115: an index
 	}
 	signing.Wait()
 	for i, err := range failures {

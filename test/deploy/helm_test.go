@@ -115,7 +115,7 @@ func TestTheChartMakesWhatIsSafe(t *testing.T) {
 	if hook := job.text("metadata", "annotations", "helm.sh/hook"); hook != "pre-install,pre-upgrade" {
 		t.Errorf("the migration runs at %q", hook)
 	}
-	for name, value := range job.at("spec", "template", "metadata", "labels").(map[string]any) {
+	for name, value := range section(t, job, "spec", "template", "metadata", "labels") {
 		if m, _ := selector.(map[string]any); name == "app.kubernetes.io/name" && m[name] == value {
 			t.Error("the service would send traffic to the migration")
 		}
@@ -142,7 +142,7 @@ func equalYAML(a, b any) bool {
 // wantContainer checks a workload's only container and loads what it is configured with.
 func wantContainer(t *testing.T, all []document, workload document, args string) *config.Config {
 	t.Helper()
-	pod := document(workload.at("spec", "template", "spec").(map[string]any))
+	pod := section(t, workload, "spec", "template", "spec")
 	container := pod.list("containers")[0]
 	var words []string
 	for _, a := range container.at("args").([]any) {
