@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -145,8 +146,8 @@ func wantContainer(t *testing.T, all []document, workload document, args string)
 	pod := section(t, workload, "spec", "template", "spec")
 	container := pod.list("containers")[0]
 	var words []string
-	for _, a := range container.at("args").([]any) {
-		words = append(words, a.(string))
+	for _, a := range entries(t, container, "args") {
+		words = append(words, fmt.Sprint(a))
 	}
 	if strings.Join(words, " ") != args || container.text("image") != "registry.example.com/facilitator:v1.2.3" {
 		t.Errorf("%s runs %q of %s", workload.text("kind"), words, container.text("image"))
@@ -158,7 +159,7 @@ func wantContainer(t *testing.T, all []document, workload document, args string)
 			t.Errorf("%s is %q, want %s", path, got, want)
 		}
 	}
-	security, own := document(pod.at("securityContext").(map[string]any)), document(container.at("securityContext").(map[string]any))
+	security, own := section(t, pod, "securityContext"), section(t, container, "securityContext")
 	if security.text("runAsNonRoot") != "true" || security.text("runAsUser") == "0" || security.text("seccompProfile", "type") != "RuntimeDefault" {
 		t.Errorf("the pod may %v", security)
 	}
