@@ -175,7 +175,7 @@ func wantContainer(t *testing.T, all []document, workload document, args string)
 			if name := volume.text("configMap", "name"); name != "" {
 				data, _ := find(t, all, "ConfigMap", name).at("data").(map[string]any)
 				for key, text := range data {
-					files[mount.text("mountPath")+"/"+key] = text.(string)
+					files[mount.text("mountPath")+"/"+key] = fmt.Sprint(text)
 				}
 			}
 			for _, source := range volume.list("projected", "sources") {
