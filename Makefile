@@ -77,7 +77,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s)
 	done
 
 fuzz/verify: tools ## Verify mutated payments for FUZZTIME, each valid one checked on chain; SEED=N repeats a run
-	FUZZTIME=$(FUZZTIME) TEST_SEED=$(SEED) go test -count=1 -v -timeout 10h -run '^TestVerifyOfMutants$$' ./test
+	FUZZTIME=$(FUZZTIME) TEST_SEED=$(SEED) go test -count=1 -v -timeout 10h -parallel 8 -run '^TestVerifyOfMutants$$' ./test
 
 bench: ## Run the benchmarks of the Go packages
 	go test -run='^$$' -bench=. -benchmem ./...
