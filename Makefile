@@ -58,9 +58,10 @@ lint: ## Check style and layering
 fmt: ## Format the code
 	$(GOLANGCI_LINT) fmt
 
-docs: ## Rewrite the generated parts of docs/
+docs: tools ## Rewrite the generated parts of docs/, and what this build says to the database
 	go test ./internal/config -run '^TestReference$$' -update
 	go test ./internal/app -run '^TestMetricsReference$$' -update
+	go test ./internal/store -run '^TestStatementsOfEarlierBuildsPrepare$$' -update
 
 deploy/check: ## Check the Helm chart, the Compose file, the systemd unit and that builds repeat
 	TEST_DEPLOY=1 HELM='$(HELM)' go test -count=1 -timeout 20m ./test/deploy

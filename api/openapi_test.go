@@ -3,8 +3,13 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -173,5 +178,44 @@ func TestTheDescriptionIsServed(t *testing.T) {
 		if r := call(t, h, http.MethodGet, "/openapi.yaml", "", "If-None-Match", sent); tag == "" || r.status != status || (r.text == "") != (status == 304) {
 			t.Errorf("If-None-Match: %s: %d with %d bytes, want %d", sent, r.status, len(r.text), status)
 		}
+	}
+}
+
+// TestTheDescriptionHasEveryReason of the closed table, and no other.
+func TestTheDescriptionHasEveryReason(t *testing.T) {
+	t.Parallel()
+	doc, err := description()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, v := range doc.Components.Schemas["Reason"].Value.Enum {
+		if text, ok := v.(string); ok {
+			said = append(said, text)
+		}
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), "../internal/x402/reason.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		for _, v := range spec.Values {
+			if literal, ok := v.(*ast.BasicLit); ok {
+				if text, err := strconv.Unquote(literal.Value); err == nil && text != "" {
+					table = append(table, text)
+				}
+			}
+		}
+		return true
+	})
+	slices.Sort(said)
+	slices.Sort(table)
+	if diff := cmp.Diff(table, said); diff != "" || len(table) < 20 {
+		t.Errorf("reasons (-table +description):\n%s", diff)
 	}
 }
