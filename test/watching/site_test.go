@@ -131,6 +131,7 @@ func (s *site) serve(t *testing.T, databaseURL string) {
 	t.Helper()
 	settings := must(json.Marshal(map[string]any{
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "10s"},
+		"clients":  map[string]any{"anonymous": map[string]any{"scopes": []string{"verify", "settle", "read"}, "rate": 0, "gas_per_day": 0}},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"database": map[string]any{"url": databaseURL},
 		"chains": map[string]any{s.chain.Network(): map[string]any{
