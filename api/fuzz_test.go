@@ -40,7 +40,7 @@ func FuzzDecode(f *testing.F) {
 	judge := verify.New(map[x402.Network]verify.Network{sepolia: {
 		Schemes:  map[x402.SchemeName]scheme.Scheme{x402.SchemeExact: exact.New(exact.Config{Network: sepolia, ChainID: 84532}, nil, nil)},
 		AnyAsset: true, Ready: func() error { return nil },
-	}}, nil, time.Now)
+	}}, nil, nil, time.Now)
 	read := func(req *x402.Request) (string, error) {
 		p, err := judge.Parse(req)
 		if err != nil {

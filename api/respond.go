@@ -201,11 +201,19 @@ func unavailable(text string, err error) answer {
 // fault maps an error that judges no payment to a status and a text that is
 // safe to show.
 func fault(r *http.Request, err error) answer {
+	throttled := (*payment.ThrottledError)(nil)
 	switch {
 	case r.Context().Err() != nil:
 		return answer{status: statusClientGone, body: errorBody{Error: "the client hung up"}, fault: err}
 	case errors.Is(err, chain.ErrNotReady), errors.Is(err, payment.ErrNotSent):
 		return unavailable(err.Error(), err)
+	case errors.As(err, &throttled):
+		return answer{
+			status: http.StatusTooManyRequests, body: errorBody{Error: throttled.Message + ", try again later", Retryable: true}, fault: err,
+			header: map[string]string{"Retry-After": seconds(throttled.Wait)},
+		}
+	case errors.Is(err, payment.ErrUnscreened): // by a node too
+		return unavailable("the payment can't be screened now, try again", err)
 	case errors.Is(err, chain.ErrUnavailable):
 		return unavailable("the chain's node can't be reached, try again", err)
 	case errors.Is(err, payment.ErrUnavailable):

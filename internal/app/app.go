@@ -31,6 +31,7 @@ import (
 	"facilitator/internal/config"
 	"facilitator/internal/metrics"
 	"facilitator/internal/payment"
+	"facilitator/internal/policy"
 	"facilitator/internal/relayer"
 	"facilitator/internal/settle"
 	"facilitator/internal/store"
@@ -41,6 +42,7 @@ import (
 // The store implements what its users declare.
 var (
 	_ verify.Record = (*store.Store)(nil)
+	_ verify.Gate   = (*policy.Gate)(nil)
 	_ settle.Store  = (*store.Store)(nil)
 	_ relayer.Store = (*store.Store)(nil)
 	_ api.Payments  = (*store.Store)(nil)
@@ -72,6 +74,7 @@ type App struct {
 	tracer        *tracing.Tracer // nil where tracing is off
 	claims        *tracing.Claims
 	chains        chains
+	gate          *policy.Gate
 	handler       http.Handler
 	metrics       http.Handler
 	listener      net.Listener
@@ -120,7 +123,10 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	if a.chains, err = wireChains(ctx, a, o, meters); err != nil {
 		return err
 	}
-	verifier := verify.New(a.chains.networks(), a.store, o.Now)
+	if a.gate, err = a.wirePolicy(ctx, o, meters.policy); err != nil {
+		return fmt.Errorf("policy.screening: %w", err)
+	}
+	verifier := verify.New(a.chains.networks(), a.store, a.gate, o.Now)
 	settler := settle.New(settle.Deps{
 		Verifier: verifier, Store: a.store, Relayer: a.chains, Board: a.board,
 		Wait: a.cfg.Settle.Wait, MaxQueued: a.cfg.Settle.MaxQueued, Claims: a.claims, Crash: o.Crash,
@@ -250,6 +256,7 @@ func (a *App) readiness(ctx context.Context) (ready bool, problems []string) {
 			problems = append(problems, problem)
 		}
 	}
+	problems = append(problems, a.gate.Problems()...)
 	if err := a.store.Ping(ctx); err != nil {
 		ready, problems = false, append(problems, "the record can't be reached")
 	}
@@ -274,7 +281,7 @@ func (a *App) Run(ctx context.Context) error {
 		})
 	}
 	group.Go(func() error { return a.board.Run(failed) })
-	for _, run := range []func(context.Context){a.clients.Run, a.limits.Run} {
+	for _, run := range []func(context.Context){a.clients.Run, a.limits.Run, a.gate.Run} {
 		group.Go(func() error {
 			run(failed)
 			return nil
@@ -362,6 +369,9 @@ func (a *App) Close() {
 	for _, c := range a.chains {
 		c.close()
 	}
+	if a.gate != nil {
+		a.gate.Close()
+	}
 	for _, s := range []*store.Store{a.store, a.ledger} {
 		if s != nil {
 			s.Close()
@@ -375,3 +385,6 @@ func (a *App) Close() {
 
 // moved tells waiting callers.
 func (a *App) moved(ids ...payment.ID) { a.board.Moved(ids...) }
+
+// ended has the policy learn what became of payments. Nothing ends before Run.
+func (a *App) ended(p *payment.Payment, o payment.Outcome) { a.gate.Ended(p, o) }

@@ -170,7 +170,8 @@ func wireChain(ctx context.Context, n x402.Network, cfg *config.Chain, a *App, o
 			GasMarginPercent: cfg.Gas.MarginPercent, MaxSpendPerDay: cfg.Gas.MaxSpendPerDay, Contracts: contracts,
 			Treasury: relayer.Treasury{Below: cfg.Treasury.Below, UpTo: cfg.Treasury.UpTo, MaxPerDay: cfg.Treasury.MaxPerDay},
 		},
-		Node: w.client, Sender: w.senders, Store: a.ledger, Signers: w.signers.lanes, TreasurySigner: w.signers.treasury, Schemes: schemes, Moved: a.moved,
+		Node: w.client, Sender: w.senders, Store: a.ledger, Signers: w.signers.lanes, TreasurySigner: w.signers.treasury, Schemes: schemes,
+		Moved: a.moved, Ended: a.ended,
 		Now: o.Now, Log: a.log.With(slog.String("network", string(n))), Metrics: meters.relayer, Claims: a.claims, Crash: o.Crash,
 	}
 	if cfg.WSURL != "" {

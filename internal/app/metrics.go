@@ -11,6 +11,7 @@ import (
 	"facilitator/api"
 	"facilitator/internal/chain/evm"
 	"facilitator/internal/metrics"
+	"facilitator/internal/policy"
 	"facilitator/internal/relayer"
 	"facilitator/internal/store"
 )
@@ -21,6 +22,7 @@ type instruments struct {
 	api     *api.Metrics
 	relayer *relayer.Metrics
 	nodes   *evm.Metrics
+	policy  *policy.Metrics
 }
 
 // newInstruments registers them. The stores are asked only when metrics are
@@ -32,7 +34,7 @@ func newInstruments(r *metrics.Registry, version string, now func() time.Time, s
 		Labels: []metrics.Label{metrics.Configured("version", "version of the binary"), metrics.Configured("go", "version of Go that built it")},
 	}).WithLabelValues(version, runtime.Version()).Set(1)
 	storeMetrics(r, stores)
-	return instruments{api: api.NewMetrics(r, now), relayer: relayer.NewMetrics(r), nodes: evm.NewMetrics(r)}
+	return instruments{api: api.NewMetrics(r, now), relayer: relayer.NewMetrics(r), nodes: evm.NewMetrics(r), policy: policy.NewMetrics(r, now)}
 }
 
 // The pools of database connections.

@@ -26,6 +26,7 @@ type Config struct {
 	Log      Log      `yaml:"log"`
 	Database Database `yaml:"database"`
 	Settle   Settle   `yaml:"settle"`
+	Policy   Policy   `yaml:"policy"`
 	// Keyed by CAIP-2 network, such as eip155:8453.
 	Chains map[string]*Chain `yaml:"chains" required:"true"`
 }
@@ -130,6 +131,79 @@ type Settle struct {
 	MaxQueued int `yaml:"max_queued" default:"20000" range:"1..1000000"`
 }
 
+// Policy is which payments are taken beside those that the protocol refuses.
+type Policy struct {
+	// Take payments whose payer is the payee. They pay nobody, at our cost.
+	AllowSelfSend bool      `yaml:"allow_self_send" default:"false"`
+	Screening     Screening `yaml:"screening"`
+	Rate          Rate      `yaml:"rate"`
+	Breaker       Breaker   `yaml:"breaker"`
+}
+
+// Screening asks about everybody a payment deals with: payer, payee, token and wallet factory. A sanctions oracle is a
+// setting of each chain.
+type Screening struct {
+	// Let payments go on that a source can't tell about: a list that is too old, a hook or an oracle that does not answer.
+	FailOpen bool `yaml:"fail_open" default:"false"`
+	// Files with addresses to refuse.
+	Lists []ScreeningList `yaml:"lists"`
+	// How often the files are looked at. One that changed is read again.
+	CheckInterval time.Duration `yaml:"check_interval" default:"1m" range:"100ms..24h"`
+	// How long a sanctions oracle's answer about an address is kept.
+	OracleTTL time.Duration `yaml:"oracle_ttl" default:"10m" range:"1s..24h"`
+	Hook      Hook          `yaml:"hook"`
+}
+
+// ScreeningList is one file. Replace it by renaming another one over it.
+type ScreeningList struct {
+	// The file. Who may write it decides whom you deal with.
+	Path string `yaml:"path"`
+	// What it holds: `plain`, one address in a line and comments after a #; or `ofac`, the OFAC's SDN list as advanced XML.
+	Format string `yaml:"format" default:"plain"`
+	// What it is called in logs and metrics. Letters, digits, - and _. Empty: its place, such as list_0.
+	Name string `yaml:"name"`
+	// How old the file may be before it says nothing any more about those it does not hold. 0: as old as it likes.
+	MaxAge time.Duration `yaml:"max_age" default:"0s" range:"0s..8760h"`
+}
+
+// Hook is a service of yours that is asked about payments by HTTP.
+type Hook struct {
+	// Where it is asked, http or https. No other address is ever called. Empty: nothing is asked.
+	URL Secret `yaml:"url"`
+	// Sent to it as a bearer token.
+	Token Secret `yaml:"token"`
+	// Longest that an answer may take.
+	Timeout time.Duration `yaml:"timeout" default:"2s" range:"10ms..30s"`
+	// How long an answer about a payer and a payee is kept.
+	TTL time.Duration `yaml:"ttl" default:"10m" range:"1s..24h"`
+}
+
+// Rate bounds good payments, by each replica. A payment counts once, by /verify or by /settle.
+type Rate struct {
+	// Payments of one payer in an interval. 0: no limit.
+	PerPayer int64 `yaml:"per_payer" default:"0" range:"0..1000000"`
+	// Payments to one payee in an interval. 0: no limit.
+	PerPayee int64 `yaml:"per_payee" default:"0" range:"0..1000000"`
+	// The interval.
+	Interval time.Duration `yaml:"interval" default:"1m" range:"1s..24h"`
+}
+
+// Breaker refuses for a while those whose settles keep failing after they were found good, by each replica.
+type Breaker struct {
+	// Failures of one payer until it is refused; from half as many on it is slowed. 0: never.
+	PayerFailures int64 `yaml:"payer_failures" default:"0" range:"0..1000000"`
+	// Failures of payments to one payee until it is refused; from half as many on it is slowed. 0: never.
+	PayeeFailures int64 `yaml:"payee_failures" default:"0" range:"0..1000000"`
+	// Failures count for nothing while they are a smaller part of all settles than this, in percent.
+	Percent int64 `yaml:"percent" default:"50" range:"1..100"`
+	// After this long, what happened counts half.
+	HalfLife time.Duration `yaml:"half_life" default:"10m" range:"1s..24h"`
+	// Who is slowed is found good once in this time.
+	SlowTo time.Duration `yaml:"slow_to" default:"10s" range:"100ms..1h"`
+	// How long who is refused is refused.
+	RefuseFor time.Duration `yaml:"refuse_for" default:"10m" range:"1s..24h"`
+}
+
 // Chain is one EVM network.
 type Chain struct {
 	// JSON-RPC endpoint, http or https. Often carries a key, so it is treated as a secret.
@@ -161,6 +235,8 @@ type Chain struct {
 	AllowAnyAsset bool `yaml:"allow_any_asset" default:"false"`
 	// ERC-6492 wallet factories that a payment may call at our cost. Empty: none.
 	Factories []string `yaml:"eip6492_factories"`
+	// Contract that is asked `isSanctioned(address)` about everybody a payment deals with. Empty: none.
+	SanctionsOracle string `yaml:"sanctions_oracle"`
 	// What of a payer's balance counts as promised to other payments, so that it can't be promised again: `off`, nothing;
 	// `in_flight`, what is claimed by /settle and not decided yet; `reserve`, also what /verify found good and nobody
 	// settled yet, which costs a write for each such answer. The same for all replicas.

@@ -88,6 +88,11 @@ func TestLoadDefaults(t *testing.T) {
 		Database: Database{URL: "postgres://facilitator:" + password + "@db.example/facilitator", MaxConnections: 16, Timeout: 5 * time.Second},
 		Clients:  Clients{MaxGuesses: 10, Anonymous: Anonymous{Rate: 50, GasPerDay: 50_000_000_000_000_000}},
 		Settle:   Settle{Wait: 20 * time.Second, MaxQueued: 20000},
+		Policy: Policy{
+			Screening: Screening{CheckInterval: time.Minute, OracleTTL: 10 * time.Minute, Hook: Hook{Timeout: 2 * time.Second, TTL: 10 * time.Minute}},
+			Rate:      Rate{Interval: time.Minute},
+			Breaker:   Breaker{Percent: 50, HalfLife: 10 * time.Minute, SlowTo: 10 * time.Second, RefuseFor: 10 * time.Minute},
+		},
 		Chains: map[string]*Chain{"eip155:8453": {
 			RPCURL:         "https://rpc.example/" + password,
 			RPCTimeout:     5 * time.Second,

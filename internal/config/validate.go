@@ -28,6 +28,7 @@ func (l *loader) check() {
 		l.wrong("log.format", "must be json or text")
 	}
 	l.checkURL("database.url", c.Database.URL, "postgres", "postgresql")
+	l.checkScreening("policy.screening", c.Policy.Screening)
 
 	named := map[string]string{} // v1 name → path of its chain
 	for _, network := range slices.Sorted(maps.Keys(c.Chains)) {
@@ -137,6 +138,44 @@ func (l *loader) checkTracing(c Tracing) {
 	}
 }
 
+func (l *loader) checkScreening(path string, c Screening) {
+	names := map[string]bool{}
+	for i, list := range c.Lists {
+		at := index(join(path, "lists"), i)
+		if list.Path == "" {
+			l.wrong(join(at, "path"), "is required")
+		}
+		if list.Format != "plain" && list.Format != "ofac" {
+			l.wrong(join(at, "format"), "must be plain or ofac")
+		}
+		switch name := list.NameAt(i); {
+		case !nodeName.MatchString(name):
+			l.wrong(join(at, "name"), "must be 1 to 32 letters, digits, - or _")
+		case names[name]:
+			l.wrong(join(at, "name"), "is another list's name")
+		default:
+			names[name] = true
+		}
+	}
+	l.checkURL(join(path, "hook.url"), c.Hook.URL, "http", "https")
+	if c.Hook.Token != "" && c.Hook.URL == "" {
+		l.wrong(join(path, "hook.token"), "is of no use without url")
+	}
+	if !headerText.MatchString(c.Hook.Token.Reveal()) {
+		l.wrong(join(path, "hook.token"), "must be printable ASCII without spaces")
+	}
+}
+
+var headerText = regexp.MustCompile(`^[!-~]*$`)
+
+// NameAt is what the i-th of these lists is called.
+func (n ScreeningList) NameAt(i int) string {
+	if n.Name != "" {
+		return n.Name
+	}
+	return "list_" + strconv.Itoa(i)
+}
+
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
 
 // NameAt is what the i-th of these nodes is called.
@@ -212,6 +251,11 @@ func (l *loader) checkChain(path, network string, c *Chain) {
 	}
 	l.checkAssets(join(path, "assets"), c.Assets)
 	l.checkAddresses(join(path, "eip6492_factories"), "", c.Factories)
+	if c.SanctionsOracle != "" {
+		if _, problem := parseAddress(c.SanctionsOracle); problem != "" {
+			l.wrong(join(path, "sanctions_oracle"), "%s", problem)
+		}
+	}
 	if !slices.Contains([]string{"off", "in_flight", "reserve"}, c.Exposure) {
 		l.wrong(join(path, "exposure"), "must be off, in_flight or reserve")
 	}

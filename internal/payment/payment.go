@@ -24,6 +24,9 @@ var (
 	// ErrNotSent says that nothing was signed and nothing will be: a payment that
 	// was claimed is taken back. The text that wraps it is safe to show.
 	ErrNotSent = errors.New("nothing was sent")
+	// ErrUnscreened says that a source of screening could not tell whether somebody
+	// is on it. Like a node's silence it judges no payment.
+	ErrUnscreened = errors.New("not screened")
 	// ErrTransition says that a row was not in the state that the change leaves:
 	// somebody else was faster. Nothing was written.
 	ErrTransition = errors.New("not in the expected state")
@@ -31,6 +34,16 @@ var (
 	// was written.
 	ErrFenced = errors.New("the lane's lease is lost")
 )
+
+// ThrottledError says that a payment may be good and has to wait, for what its
+// payer or payee asked for before. It judges no payment.
+type ThrottledError struct {
+	Wait time.Duration
+	// Message is public.
+	Message string
+}
+
+func (e *ThrottledError) Error() string { return e.Message }
 
 // Key is what makes two requests the same payment (I1): the contract that
 // consumes the authorization nonce, and whose nonce it is. Never the

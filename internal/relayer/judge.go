@@ -32,7 +32,7 @@ func (c *Chain) explain(ctx context.Context, d doubt) {
 		o = p.Failed(x402.ReasonExactSimulationFailed, "the call succeeds when it is asked and fails when it is sent: "+d.reverts, lastTry(p))
 	}
 	if err == nil && o.To != payment.StateQueued {
-		err = c.record(ctx, o)
+		err = c.record(ctx, p, o)
 	}
 	switch {
 	case err == nil && o.To == payment.StateQueued && c.firstSolo(p.ID):
@@ -173,7 +173,7 @@ func (c *Chain) judgeBelow(ctx context.Context, s scheme.Scheme, p *payment.Paym
 
 // record writes an outcome and tells who waits. That the payment moved on since
 // it was judged is no error.
-func (c *Chain) record(ctx context.Context, o payment.Outcome) error {
+func (c *Chain) record(ctx context.Context, p *payment.Payment, o payment.Outcome) error {
 	err := c.Store.RecordOutcome(ctx, o)
 	if errors.Is(err, payment.ErrTransition) {
 		return nil
@@ -181,12 +181,12 @@ func (c *Chain) record(ctx context.Context, o payment.Outcome) error {
 	if err != nil {
 		return fmt.Errorf("record payment %s: %w", o.Payment, err)
 	}
-	c.tell(ctx, o)
+	c.tell(ctx, p, o)
 	return nil
 }
 
 // tell logs and meters an outcome and wakes who waits.
-func (c *Chain) tell(ctx context.Context, o payment.Outcome) {
+func (c *Chain) tell(ctx context.Context, p *payment.Payment, o payment.Outcome) {
 	c.Metrics.outcomes.WithLabelValues(string(c.Config.Network), string(o.To), string(o.Reason)).Inc()
 	attrs := []any{slog.String("payment_id", string(o.Payment)), slog.String("state", string(o.To))}
 	if o.To == payment.StateIncluded {
@@ -201,5 +201,6 @@ func (c *Chain) tell(ctx context.Context, o payment.Outcome) {
 	} else {
 		c.forget(o.Payment)
 	}
+	c.Ended(p, o)
 	c.Moved(o.Payment)
 }

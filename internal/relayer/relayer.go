@@ -156,7 +156,9 @@ type Deps struct {
 	TreasurySigner Signer
 	Schemes        map[x402.SchemeName]scheme.Scheme
 	// Moved is told of every payment whose state changed.
-	Moved   func(ids ...payment.ID)
+	Moved func(ids ...payment.ID)
+	// Ended is told what became of each payment, as soon as it is recorded.
+	Ended   func(p *payment.Payment, o payment.Outcome)
 	Now     func() time.Time
 	Log     *slog.Logger
 	Metrics *Metrics

@@ -30,7 +30,7 @@ func newChain(t *testing.T, cfg Config) (*Chain, *time.Time) {
 	c := New(Deps{
 		Config: cfg, Now: func() time.Time { return now }, Log: slog.New(slog.DiscardHandler),
 		Metrics: NewMetrics(metrics.New(prometheus.NewRegistry())),
-		Moved:   func(...payment.ID) {}, Crash: func(string) {},
+		Moved:   func(...payment.ID) {}, Ended: func(*payment.Payment, payment.Outcome) {}, Crash: func(string) {},
 	})
 	c.fault = nil
 	return c, &now

@@ -312,7 +312,7 @@ func (c *Chain) included(ctx context.Context, l *lane, t *openTx, in payment.Inc
 	}
 	for _, o := range in.Outcomes {
 		c.trace(ctx, l, t, in.Receipt, o.Payment)
-		c.tell(ctx, o)
+		c.tell(ctx, byID[o.Payment], o)
 	}
 }
 
@@ -361,7 +361,7 @@ func (c *Chain) judgeUnpaid(ctx context.Context, l *lane, t *openTx) {
 		}
 		o, err := c.unpaid(ctx, p, t, receipt)
 		if err == nil {
-			err = c.record(ctx, o)
+			err = c.record(ctx, p, o)
 		}
 		if err != nil {
 			c.putOff(p.ID)

@@ -201,7 +201,7 @@ func (c *Chain) expireAll(ctx context.Context, l *lane, t *openTx, ps []*payment
 			o.Reason, o.Message = x402.ReasonExactValidBefore, "the authorization expired unused"
 		}
 		if err == nil && o.To != payment.StateQueued {
-			err = c.record(ctx, o)
+			err = c.record(ctx, p, o)
 		}
 		if err != nil || o.To == payment.StateQueued {
 			c.putOff(p.ID)

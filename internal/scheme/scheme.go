@@ -38,6 +38,10 @@ type Payment interface {
 	// Payer in the spelling of the request.
 	Payer() string
 
+	// Contracts that the payment names and that its settlement may call, the asset
+	// aside: a factory for the payer's wallet.
+	Contracts() []chain.Address
+
 	// Check makes the checks that precede a look at the payment's state on
 	// chain, in the official order. It asks the chain only where a signature
 	// can't be judged without (a wallet's code) or the token's facts are not

@@ -32,6 +32,7 @@ type parsed struct{ terms payment.Terms }
 
 func (p parsed) Terms() payment.Terms                   { return p.terms }
 func (p parsed) Payer() string                          { return payer }
+func (p parsed) Contracts() []chain.Address             { return nil }
 func (p parsed) Check(context.Context, time.Time) error { return nil }
 func (p parsed) Simulate(context.Context, payment.Promised) (scheme.Outlook, error) {
 	return scheme.Outlook{AtLeast: 41}, nil

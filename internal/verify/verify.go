@@ -1,5 +1,6 @@
 // Package verify decides whether a payment may be settled now: routing by
-// version, scheme and configured network, policy, and the scheme's judgement.
+// version, scheme and configured network, the gate of the operator's policy, and
+// the scheme's judgement.
 package verify
 
 import (
@@ -43,16 +44,32 @@ type Record interface {
 	Reserve(ctx context.Context, t payment.Terms, g *payment.Guard, lasts time.Duration) error
 }
 
+// Gate is the operator's policy, one for every scheme; policy.Gate is one.
+type Gate interface {
+	// Pass lets a payment go on to the chain whose signature is its payer's. A
+	// refusal is an *x402.Rejection; other errors say that it can't be told now.
+	Pass(ctx context.Context, t payment.Terms, contracts []chain.Address) error
+	// Take counts a payment that was found good, and says as Pass does whether that
+	// is one too many. However often it is asked, it counts once.
+	Take(t payment.Terms) error
+	// Taken says whether it was counted, and Refused that the chain does not take it
+	// any more.
+	Taken(t payment.Terms) bool
+	Refused(t payment.Terms)
+}
+
 // Verifier is safe for concurrent use.
 type Verifier struct {
 	networks map[x402.Network]Network
 	record   Record
+	gate     Gate
 	now      func() time.Time
 }
 
-// New judges payments on networks.
-func New(networks map[x402.Network]Network, record Record, now func() time.Time) *Verifier {
-	return &Verifier{networks: networks, record: record, now: now}
+// New judges payments on networks. No payment that is not in the record is
+// settled past the gate.
+func New(networks map[x402.Network]Network, record Record, gate Gate, now func() time.Time) *Verifier {
+	return &Verifier{networks: networks, record: record, gate: gate, now: now}
 }
 
 // Parse routes a request and reads what it asks to be paid. It proves nothing.
@@ -182,8 +199,8 @@ func (v *Verifier) Look(ctx context.Context, p scheme.Payment) (payment.Exposure
 	return seen, err
 }
 
-// Judge makes every check of a payment that was not in the record when it was
-// seen. The state it asked last is that of block atLeast or a later one. A claim
+// Judge makes every check, the gate's among them, of a payment that was not in the
+// record when it was seen. The state it asked last is that of block atLeast or a later one. A claim
 // that keeps to the guard promises no more than the payer had then.
 func (v *Verifier) Judge(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error) {
 	if err := v.check(ctx, p); err != nil {
@@ -205,11 +222,31 @@ func (v *Verifier) check(ctx context.Context, p scheme.Payment) error {
 }
 
 func (v *Verifier) simulate(ctx context.Context, p scheme.Payment, seen *payment.Exposure) (atLeast uint64, _ *payment.Guard, _ error) {
-	if err := v.networks[p.Terms().Key.Network].Ready(); err != nil {
+	t := p.Terms()
+	if err := v.networks[t.Key.Network].Ready(); err != nil {
+		return 0, nil, err
+	}
+	if err := v.gate.Pass(ctx, t, p.Contracts()); err != nil {
 		return 0, nil, err
 	}
 	var outlook scheme.Outlook
 	var err error
 	phase.Run(ctx, phase.Chain, func(ctx context.Context) { outlook, err = p.Simulate(ctx, seen.Promised) })
+	if err == nil {
+		err = v.gate.Take(t)
+	} else if _, refused := x402.AsRejection(err); refused {
+		v.broken(ctx, p, t)
+	}
 	return outlook.AtLeast, seen.Guard(outlook.Spare), err
+}
+
+// broken notes that the chain refuses what it took before, unless it was claimed
+// meanwhile: then the refusal is about our own transaction.
+func (v *Verifier) broken(ctx context.Context, p scheme.Payment, t payment.Terms) {
+	if !v.gate.Taken(t) {
+		return
+	}
+	if now, err := v.Look(ctx, p); err == nil && standing(now.Known) == nil {
+		v.gate.Refused(t)
+	}
 }

@@ -27,6 +27,7 @@ const (
 var (
 	usdc    = chain.Address{19: 1}
 	another = chain.Address{19: 2}
+	factory = chain.Address{19: 3}
 	now     = time.Unix(1_800_000_000, 0)
 )
 
@@ -54,6 +55,8 @@ type parsed struct{ *pay }
 func (p parsed) Terms() payment.Terms { return p.terms }
 func (p parsed) Payer() string        { return payer }
 
+func (p parsed) Contracts() []chain.Address { return []chain.Address{factory} }
+
 func (p parsed) Check(_ context.Context, now time.Time) error {
 	p.asked, p.at = append(p.asked, "check"), now
 	return p.check
@@ -73,6 +76,8 @@ type record struct {
 	p   *payment.Payment
 	err error
 	pay *pay
+	// after is what it holds from the second look on, if that is not p.
+	after *payment.Payment
 	// promised to others, of marks that were ever promised.
 	promised payment.Promised
 	mark     *big.Int
@@ -88,7 +93,11 @@ func (r *record) Exposure(_ context.Context, _ payment.Terms, mode payment.Expos
 	if r.err != nil {
 		return payment.Exposure{}, r.err
 	}
-	return payment.Exposure{Known: r.p, Promised: r.promised, Mark: r.mark}, nil
+	known := r.p
+	if r.after != nil {
+		r.p, r.after = r.after, nil
+	}
+	return payment.Exposure{Known: known, Promised: r.promised, Mark: r.mark}, nil
 }
 
 func (r *record) Reserve(_ context.Context, _ payment.Terms, g *payment.Guard, lasts time.Duration) error {
@@ -101,16 +110,39 @@ func (r *record) Reserve(_ context.Context, _ payment.Terms, g *payment.Guard, l
 	return nil
 }
 
+// gate says what it is told to say.
+type gate struct {
+	pass, take error
+	taken      bool
+	refused    []payment.Terms
+	contracts  []chain.Address
+	pay        *pay
+}
+
+func (g *gate) Pass(_ context.Context, _ payment.Terms, contracts []chain.Address) error {
+	g.pay.asked, g.contracts = append(g.pay.asked, "gate"), contracts
+	return g.pass
+}
+
+func (g *gate) Take(payment.Terms) error {
+	g.pay.asked = append(g.pay.asked, "take")
+	return g.take
+}
+
+func (g *gate) Taken(payment.Terms) bool { return g.taken }
+func (g *gate) Refused(t payment.Terms)  { g.refused = append(g.refused, t) }
+
 type bench struct {
 	*verify.Verifier
 	pay    *pay
 	record *record
+	gate   *gate
 	ready  error
 }
 
 func newBench(modes ...payment.ExposureMode) *bench {
 	b := &bench{pay: &pay{terms: payment.Terms{Asset: usdc, Amount: x402.NewUint256(10000)}}}
-	b.record = &record{pay: b.pay}
+	b.record, b.gate = &record{pay: b.pay}, &gate{pay: b.pay}
 	ready := func() error {
 		b.pay.asked = append(b.pay.asked, "ready")
 		return b.ready
@@ -119,7 +151,7 @@ func newBench(modes ...payment.ExposureMode) *bench {
 	b.Verifier = verify.New(map[x402.Network]verify.Network{
 		base:    {Schemes: schemes, Exposure: append(modes, payment.ExposureInFlight)[0], Assets: map[chain.Address]x402.Uint256{usdc: x402.NewUint256(10000)}, Ready: ready},
 		sepolia: {Schemes: schemes, AnyAsset: true, Ready: ready},
-	}, b.record, func() time.Time { return now })
+	}, b.record, b.gate, func() time.Time { return now })
 	return b
 }
 
@@ -216,7 +248,7 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 		reject *x402.Rejection
 		err    error
 	}{
-		{"a good payment", func(*bench) {}, []string{"check", "record", "ready", "chain"}, nil, nil},
+		{"a good payment", func(*bench) {}, []string{"check", "record", "ready", "gate", "chain", "take"}, nil, nil},
 		{"a bad one", func(b *bench) { b.pay.check = refused }, []string{"check"}, refused, nil},
 		{"one that can't be checked", func(b *bench) { b.pay.check = silent }, []string{"check"}, nil, silent},
 		{"the record is silent", func(b *bench) { b.record.err = payment.ErrUnavailable }, []string{"check", "record"}, nil, payment.ErrUnavailable},
@@ -230,24 +262,35 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 			[]string{"check", "record"},
 			x402.Reject(x402.ReasonExactNonceUsed, "used by somebody else"), nil,
 		},
-		{"one that failed unsent may be tried again", func(b *bench) { b.record.p = known(payment.StateFailed, 0) }, []string{"check", "record", "ready", "chain"}, nil, nil},
+		{"one that failed unsent may be tried again", func(b *bench) { b.record.p = known(payment.StateFailed, 0) }, []string{"check", "record", "ready", "gate", "chain", "take"}, nil, nil},
 		{"nobody could settle it", func(b *bench) { b.ready = silent }, []string{"check", "record", "ready"}, nil, silent},
-		{"the chain refuses it", func(b *bench) { b.pay.simulate = refused }, []string{"check", "record", "ready", "chain", "record"}, refused, nil},
+		{"the gate refuses it", func(b *bench) { b.gate.pass = refused }, []string{"check", "record", "ready", "gate", "record"}, refused, nil},
+		{
+			"the gate refuses what was settled meanwhile", func(b *bench) {
+				b.gate.pass = refused
+				b.record.after = known(payment.StateIncluded, 1)
+			},
+			[]string{"check", "record", "ready", "gate", "record"},
+			&taken, nil,
+		},
+		{"the gate can't tell", func(b *bench) { b.gate.pass = payment.ErrUnscreened }, []string{"check", "record", "ready", "gate"}, nil, payment.ErrUnscreened},
+		{"it is one too many", func(b *bench) { b.gate.take = silent }, []string{"check", "record", "ready", "gate", "chain", "take"}, nil, silent},
+		{"the chain refuses it", func(b *bench) { b.pay.simulate = refused }, []string{"check", "record", "ready", "gate", "chain", "record"}, refused, nil},
 		{
 			"the chain refuses what was settled meanwhile", func(b *bench) {
 				b.pay.simulate, b.pay.meanwhile = refused, func() { b.record.p = known(payment.StateIncluded, 1) }
 			},
-			[]string{"check", "record", "ready", "chain", "record"},
+			[]string{"check", "record", "ready", "gate", "chain", "record"},
 			&taken, nil,
 		},
 		{
 			"the chain refuses it and the record falls silent", func(b *bench) {
 				b.pay.simulate, b.pay.meanwhile = refused, func() { b.record.err = payment.ErrUnavailable }
 			},
-			[]string{"check", "record", "ready", "chain", "record"},
+			[]string{"check", "record", "ready", "gate", "chain", "record"},
 			refused, nil,
 		},
-		{"the chain is silent", func(b *bench) { b.pay.simulate = chain.ErrUnavailable }, []string{"check", "record", "ready", "chain"}, nil, chain.ErrUnavailable},
+		{"the chain is silent", func(b *bench) { b.pay.simulate = chain.ErrUnavailable }, []string{"check", "record", "ready", "gate", "chain"}, nil, chain.ErrUnavailable},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -280,9 +323,9 @@ func TestModesDecideWhatIsAskedAndWritten(t *testing.T) {
 	t.Parallel()
 	some := payment.Promised{Amount: x402.NewUint256(3000), Payments: 2}
 	for mode, asked := range map[payment.ExposureMode][]string{
-		payment.ExposureOff:      {"check", "record", "ready", "chain"},
-		payment.ExposureInFlight: {"check", "record", "ready", "chain"},
-		payment.ExposureReserve:  {"check", "record", "ready", "chain", "reserve"},
+		payment.ExposureOff:      {"check", "record", "ready", "gate", "chain", "take"},
+		payment.ExposureInFlight: {"check", "record", "ready", "gate", "chain", "take"},
+		payment.ExposureReserve:  {"check", "record", "ready", "gate", "chain", "take", "reserve"},
 	} {
 		b := newBench(mode)
 		b.record.promised, b.record.mark = some, big.NewInt(9000)
@@ -368,7 +411,7 @@ func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if atLeast, guard, err := b.Judge(t.Context(), p, new(payment.Exposure)); err != nil || atLeast != 41 || guard != nil || !cmp.Equal(b.pay.asked, []string{"check", "ready", "chain"}) {
+	if atLeast, guard, err := b.Judge(t.Context(), p, new(payment.Exposure)); err != nil || atLeast != 41 || guard != nil || !cmp.Equal(b.pay.asked, []string{"check", "ready", "gate", "chain", "take"}) {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 	b.pay.asked = nil
@@ -378,5 +421,56 @@ func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 	b.pay.asked, b.pay.check = nil, x402.Reject(x402.ReasonExactSignature, "")
 	if _, _, err := b.Judge(t.Context(), p, new(payment.Exposure)); !errors.Is(err, b.pay.check) || len(b.pay.asked) != 1 {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
+	}
+}
+
+// TestWhatTheChainTakesBackIsToldToTheGate, but for what was claimed meanwhile:
+// then the chain refuses it because it is settled.
+func TestWhatTheChainTakesBackIsToldToTheGate(t *testing.T) {
+	t.Parallel()
+	gone := x402.Reject(x402.ReasonExactInsufficientBalance, "")
+	for name, c := range map[string]struct {
+		set  func(b *bench)
+		told int
+	}{
+		"found good before":       {func(b *bench) { b.gate.taken, b.pay.simulate = true, gone }, 1},
+		"never found good":        {func(b *bench) { b.pay.simulate = gone }, 0},
+		"the chain is silent":     {func(b *bench) { b.gate.taken, b.pay.simulate = true, chain.ErrUnavailable }, 0},
+		"the gate itself refuses": {func(b *bench) { b.gate.taken, b.gate.pass = true, gone }, 0},
+		"a check refuses":         {func(b *bench) { b.gate.taken, b.pay.check = true, gone }, 0},
+		"claimed meanwhile": {func(b *bench) {
+			b.gate.taken, b.pay.simulate = true, gone
+			b.pay.meanwhile = func() { b.record.p = &payment.Payment{State: payment.StateQueued} }
+		}, 0},
+		"the record falls silent": {func(b *bench) {
+			b.gate.taken, b.pay.simulate = true, gone
+			b.pay.meanwhile = func() { b.record.err = payment.ErrUnavailable }
+		}, 0},
+	} {
+		for call, do := range map[string]func(b *bench){
+			"verify": func(b *bench) { _, _ = b.Verify(t.Context(), request(base, x402.SchemeExact)) },
+			"judge": func(b *bench) {
+				p, err := b.Parse(request(base, x402.SchemeExact))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _, _ = b.Judge(t.Context(), p, new(payment.Exposure))
+			},
+		} {
+			b := newBench()
+			c.set(b)
+			do(b)
+			if len(b.gate.refused) != c.told {
+				t.Errorf("%s, by %s: told %d times, want %d", name, call, len(b.gate.refused), c.told)
+			}
+		}
+	}
+}
+
+func TestTheGateIsToldOfEveryContract(t *testing.T) {
+	t.Parallel()
+	b := newBench()
+	if _, err := b.Verify(t.Context(), request(base, x402.SchemeExact)); err != nil || !cmp.Equal(b.gate.contracts, []chain.Address{factory}) {
+		t.Errorf("%v, %v", b.gate.contracts, err)
 	}
 }

@@ -21,6 +21,8 @@ const (
 	ReasonUnexpectedSettle    Reason = "unexpected_settle_error"      // v1 list
 	ReasonFactoryNotAllowed   Reason = "eip6492_factory_not_allowed"  // SDK
 	ReasonAmountTooLow        Reason = "amount_too_low"               // hosted CDP facilitator
+	ReasonSelfSend            Reason = "self_send_not_allowed"        // hosted CDP facilitator
+	ReasonKYTRisk             Reason = "kyt_risk_detected"            // hosted CDP facilitator
 )
 
 // Reasons of scheme exact with EIP-3009 (SDK 2.27, both wire versions unless
@@ -50,7 +52,7 @@ func Reasons() []Reason {
 	return []Reason{
 		ReasonInvalidVersion, ReasonInvalidPayload, ReasonInvalidRequirements, ReasonUnsupportedScheme,
 		ReasonInvalidNetwork, ReasonUnsupportedPayload, ReasonAssetNotDeployed, ReasonSettlementPending,
-		ReasonDuplicateSettlement, ReasonUnexpectedSettle, ReasonFactoryNotAllowed, ReasonAmountTooLow,
+		ReasonDuplicateSettlement, ReasonUnexpectedSettle, ReasonFactoryNotAllowed, ReasonAmountTooLow, ReasonSelfSend, ReasonKYTRisk,
 		ReasonExactScheme, ReasonExactNetworkMismatch, ReasonExactMissingDomain, ReasonExactSignature,
 		ReasonExactRecipient, ReasonExactValidBefore, ReasonExactValidAfter, ReasonExactValue, ReasonExactValueV1,
 		ReasonExactNotSupported, ReasonExactNonceUsed, ReasonExactTokenName, ReasonExactTokenVersion,

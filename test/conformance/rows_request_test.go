@@ -56,6 +56,10 @@ func tokens() []row {
 			make: in("FickleToken"),
 		},
 		{
+			name: "the payer is the payee", want: "self_send_not_allowed", strict: true,
+			make: func(d *desk) body { return d.pay(func(s *devnet.Sale) { s.PayTo = s.Payer.Address }) },
+		},
+		{
 			name: "less is asked for than is accepted", want: "amount_too_low", strict: true,
 			make: func(d *desk) body { return d.pay().set(d.amount(), "9999") },
 		},

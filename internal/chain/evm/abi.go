@@ -26,7 +26,7 @@ func mustHash(s string) chain.Hash {
 }
 
 // Function selectors. Source: EIP-20, EIP-712, EIP-1271, EIP-3009 and the
-// FiatToken and Multicall3 contracts; the tests recompute each.
+// FiatToken, Multicall3 and sanctions-oracle contracts; the tests recompute each.
 const (
 	selTransferVRS        = 0xe3ee160e // transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)
 	selTransferBytes      = 0xcf092995 // transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)
@@ -38,6 +38,7 @@ const (
 	selDomainSeparator    = 0x3644e515 // DOMAIN_SEPARATOR()
 	selPaused             = 0x5c975abb // paused()
 	selIsBlacklisted      = 0xfe575a87 // isBlacklisted(address)
+	selIsSanctioned       = 0xdf592f7d // isSanctioned(address)
 	selIsValidSignature   = 0x1626ba7e // isValidSignature(bytes32,bytes)
 	selAggregate3         = 0x82ad56cb // aggregate3((address,bool,bytes)[])
 )

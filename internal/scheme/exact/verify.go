@@ -41,6 +41,14 @@ var _ scheme.Payment = (*exactPayment)(nil)
 // Payer in the spelling of the request.
 func (p *exactPayment) Payer() string { return p.payerText }
 
+// Contracts holds the factory of an ERC-6492 signature, called or not.
+func (p *exactPayment) Contracts() []chain.Address {
+	if p.signature.Factory.IsZero() {
+		return nil
+	}
+	return []chain.Address{p.signature.Factory}
+}
+
 // Check makes checks 1 to 10 of the official order.
 func (p *exactPayment) Check(ctx context.Context, now time.Time) error {
 	req := p.req
