@@ -238,7 +238,7 @@ func (g *Gate) Ended(p *payment.Payment, o payment.Outcome) {
 func (g *Gate) broken(t payment.Terms, sides []side) {
 	for _, s := range sides {
 		g.metrics.opened.WithLabelValues(s.role()).Inc()
-		g.log.Warn("too many settles fail: refused for a while", //nolint:sloglint // of no request
+		g.log.Warn("too many settles fail: refused for a while",
 			slog.String("role", s.role()), slog.String("address", s.address.String()),
 			slog.String("network", string(t.Key.Network)), slog.Duration("refused_for", g.cfg.Traffic.RefuseFor))
 	}

@@ -256,11 +256,11 @@ func (t *traffic) decay(c *conduct, now time.Time) {
 	if c.as.IsZero() {
 		c.as = now
 	}
-	halvings := now.Sub(c.as) / t.cfg.HalfLife
+	halvings := int64(now.Sub(c.as) / t.cfg.HalfLife)
 	if halvings <= 0 {
 		return
 	}
-	c.as = c.as.Add(halvings * t.cfg.HalfLife)
+	c.as = now.Add(-(now.Sub(c.as) % t.cfg.HalfLife))
 	c.failed >>= min(halvings, maxHalvings)
 	c.all >>= min(halvings, maxHalvings)
 }
