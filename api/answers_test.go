@@ -118,6 +118,21 @@ func TestAnswersByteForByte(t *testing.T) {
 			`{"error":"not ready to settle on eip155:84532: no relayer wallet has gas","retryable":true}`,
 			map[string]string{retry: "2"},
 		},
+		{
+			"verify: an oracle's node is silent", "/verify", v2, judged(payer, fmt.Errorf("%w: oracle: %w", payment.ErrUnscreened, node)), 503,
+			`{"error":"the payment can't be screened now, try again","retryable":true}`,
+			map[string]string{retry: "2"},
+		},
+		{
+			"verify: too many of the payer", "/verify", v2, judged(payer, &payment.ThrottledError{Wait: 1500 * time.Millisecond, Message: "too many payments"}), 429,
+			`{"error":"too many payments, try again later","retryable":true}`,
+			map[string]string{retry: "2"},
+		},
+		{
+			"settle: too many of the payer", "/settle", v2, told(payment.Answer{Payer: payer}, &payment.ThrottledError{Wait: time.Millisecond, Message: "too many payments"}), 429,
+			`{"error":"too many payments, try again later","retryable":true}`,
+			map[string]string{retry: "1"},
+		},
 		{"verify: a fault of ours", "/verify", v2, judged(payer, errors.New("column \"x\" does not exist")), 500, `{"error":"internal error"}`, map[string]string{retry: ""}},
 
 		{

@@ -97,7 +97,10 @@ func TestAHookThatDoesNotTellJudgesNobody(t *testing.T) {
 		_, _ = io.WriteString(w, `{"decision":"allow"}`)
 	}))
 	t.Cleanup(other.Close)
-	hangs := func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body); <-r.Context().Done() }
+	hangs := func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // a server notices who leaves only then
+		<-r.Context().Done()
+	}
 	for name, c := range map[string]struct {
 		h  http.HandlerFunc
 		of func(*policy.HookConfig)
@@ -113,6 +116,7 @@ func TestAHookThatDoesNotTellJudgesNobody(t *testing.T) {
 		"a decision and more": {says(200, `{"decision":"allow"}{"decision":"deny"}`), nil},
 		"a decision of many":  {says(200, `{"decision":["allow"]}`), nil},
 		"a flood":             {says(200, `{"decision":"allow","reason":"`+strings.Repeat("x", 1<<20)+`"}`), nil},
+		"a flood of nothing":  {says(200, `{"decision":"allow"}`+strings.Repeat(" ", 1<<20)), nil},
 		"a flood of headers": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X", strings.Repeat("x", 1<<20))
 			says(200, `{"decision":"allow"}`)(w, nil)

@@ -58,6 +58,7 @@ func TestListsAreReadAsTheyAre(t *testing.T) {
 		"ofac": {policy.FormatOFAC, advanced(
 			feature(345, hexOf(7)), feature(998, " "+strings.ToUpper(hexOf(0xab))+"\n"), feature(344, "bc1qxyz"), feature(25, hexOf(0x55)),
 			feature(344, hexOf(9)), feature(345, "not one"),
+			"<Other><VersionDetail>"+hexOf(0x66)+"</VersionDetail></Other>",
 		), []byte{7, 0xab, 9}, ""},
 		"ofac, cut off":              {policy.FormatOFAC, advanced(feature(345, hexOf(7)))[:900], nil, "no whole XML document"},
 		"ofac, cut before its end":   {policy.FormatOFAC, strings.TrimSuffix(advanced(feature(345, hexOf(7))), "</Sanctions>"), nil, "no whole XML document"},

@@ -27,6 +27,7 @@ func TestSelectorsAreThoseOfTheirSignatures(t *testing.T) {
 		"version()":                                                                                        selVersion,
 		"decimals()":                                                                                       selDecimals,
 		"DOMAIN_SEPARATOR()":                                                                               selDomainSeparator,
+		"isSanctioned(address)":                                                                            selIsSanctioned,
 		"isValidSignature(bytes32,bytes)":                                                                  selIsValidSignature,
 		"aggregate3((address,bool,bytes)[])":                                                               selAggregate3,
 	} {
