@@ -118,11 +118,9 @@ func TestTokensThatLieEarnNoSuccess(t *testing.T) {
 		tokens[i] = r.deal.Asset
 	}
 	s := newJudge(t, c, wellBehaved(tokens...))
-	for _, r := range rows {
-		t.Run(r.sentence, func(t *testing.T) {
-			t.Parallel()
-			s.wantOutcome(t, c, r.deal, r.body, outcome{settle: transferMismatch, says: "no transfer", tries: 1, paid: r.paid, spent: r.spent})
-		})
+	for _, r := range rows { // one after the other: they were signed for now
+		t.Log(r.sentence)
+		s.wantOutcome(t, c, r.deal, r.body, outcome{settle: transferMismatch, says: "no transfer", tries: 1, paid: r.paid, spent: r.spent})
 	}
 }
 
@@ -133,10 +131,8 @@ func TestTokensThatLieAreNotVerified(t *testing.T) {
 	c := world.chain
 	s := newJudge(t, c, badAnyAsset)
 	for _, r := range liars(t, c) {
-		t.Run(r.sentence, func(t *testing.T) {
-			t.Parallel()
-			s.wantOutcome(t, c, r.deal, r.body, refused(r.refused, r.says))
-		})
+		t.Log(r.sentence)
+		s.wantOutcome(t, c, r.deal, r.body, refused(r.refused, r.says))
 	}
 }
 
@@ -170,10 +166,8 @@ func TestTokensByTheirProfile(t *testing.T) {
 	}
 	s := newJudge(t, c, "chains: {'eip155:8453': {assets: ["+strings.Join(list, ", ")+"]}}")
 	for i, row := range rows {
-		t.Run(row.sentence, func(t *testing.T) {
-			t.Parallel()
-			s.wantOutcome(t, c, sales[i], bodies[i], row.want)
-		})
+		t.Log(row.sentence)
+		s.wantOutcome(t, c, sales[i], bodies[i], row.want)
 	}
 }
 

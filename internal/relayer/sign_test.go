@@ -16,6 +16,7 @@ import (
 	"facilitator/internal/chain"
 	"facilitator/internal/chain/evm"
 	"facilitator/internal/payment"
+	"facilitator/internal/x402"
 )
 
 // distant is a signer that does what a test says.
@@ -285,3 +286,63 @@ func (q *takes) Take(ctx context.Context, row payment.Lane, w payment.Work) ([]p
 }
 
 func (*takes) EstimateGas(context.Context, evm.Message) (uint64, error) { return 50_000, nil }
+
+// TestNothingOfValueIsAskedOfAParkedSigner: no raised fee, no filled nonce, no
+// top-up; all of them with a signer that is well.
+func TestNothingOfValueIsAskedOfAParkedSigner(t *testing.T) {
+	t.Parallel()
+	local, err := evm.NewKeySigner(strings.Repeat("11", 32), 8453)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent, err := local.Sign(t.Context(), evm.Unsigned{Fees: chain.Fees{FeeCap: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for fault, want := range map[string]string{"": "raise fill top-up", "it fails": ""} {
+		c, now := signing(t)
+		asks := &askRecord{}
+		c.Store = asks
+		c.Config.Treasury = Treasury{Below: 2e18, UpTo: 3e18, MaxPerDay: 9e18}
+		l, _ := withSigner(c)
+		tx := pending(1, sent.Hash)
+		tx.signedAt = *now
+		tx.Transaction.Attempts[0].Raw, tx.Transaction.Attempts[0].Fees = sent.Raw, chain.Fees{FeeCap: 2}
+		tx.Payments[0].Terms.ValidBefore = x402.NewUint256(1 << 40)
+		c.treasury, _ = withSigner(c)
+		c.lanes = c.lanes[:1]
+		c.treasury.role = payment.RoleTreasury
+		c.treasury.balance = new(big.Int).Mul(big.NewInt(1e18), big.NewInt(9))
+		*now = now.Add(time.Second)
+		l.readAt = *now
+		c.see(chain.Head{Number: 2, Hash: chain.Hash{2}, BaseFee: 5})
+		l.fault.reason, c.treasury.fault.reason = fault, fault
+		if err := errors.Join(l.raise(t.Context(), l.row, tx), l.fill(t.Context(), l.row, 3), c.topUp(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(asks.asked, " "); got != want {
+			t.Errorf("with fault %q asked for %q, want %q", fault, got, want)
+		}
+	}
+}
+
+// askRecord notes what is to be signed, and says that it was in vain.
+type askRecord struct {
+	Store
+	asked []string
+}
+
+func (r *askRecord) AddAttempt(context.Context, payment.Lane, int64, func(context.Context, uint64) (payment.Attempt, error)) (payment.Attempt, error) {
+	r.asked = append(r.asked, "raise")
+	return payment.Attempt{}, payment.ErrTransition
+}
+
+func (r *askRecord) FillNonce(context.Context, payment.Lane, uint64, func(context.Context, uint64) (payment.Attempt, error)) (payment.Carried, error) {
+	r.asked = append(r.asked, "fill")
+	return payment.Carried{}, payment.ErrTransition
+}
+
+func (r *askRecord) SignTopUp(context.Context, payment.Lane, payment.TopUp) (payment.Carried, error) {
+	r.asked = append(r.asked, "top-up")
+	return payment.Carried{}, payment.ErrTransition
+}
