@@ -20,7 +20,7 @@ import (
 const (
 	kytRisk = "kyt_risk_detected"
 	// unscreened is all that a caller hears of a source that does not answer.
-	unscreened = `{"error":"the payment can't be screened now, try again"}`
+	unscreened = `{"error":"the payment can't be screened now, try again","retryable":true}`
 )
 
 // wantUnjudged fails the test unless both calls say that they can't tell, and
@@ -205,7 +205,7 @@ func TestPolicyTraffic(t *testing.T) {
 	if r := s.post(t, "/settle", spent); r.str("errorReason") != "invalid_exact_evm_insufficient_balance" {
 		t.Fatalf("settle: %d %s", r.status, r.text)
 	}
-	s.wantUnjudged(t, request(t, c, sale(t, third)), http.StatusTooManyRequests, `{"error":"too many payments of this payer failed lately, try again later"}`)
+	s.wantUnjudged(t, request(t, c, sale(t, third)), http.StatusTooManyRequests, `{"error":"too many payments of this payer failed lately, try again later","retryable":true}`)
 }
 
 // TestPolicySelfSend: what pays nobody is not worth our gas, unless the operator
