@@ -41,6 +41,7 @@ const (
 	selIsSanctioned       = 0xdf592f7d // isSanctioned(address)
 	selIsValidSignature   = 0x1626ba7e // isValidSignature(bytes32,bytes)
 	selAggregate3         = 0x82ad56cb // aggregate3((address,bool,bytes)[])
+	selGetBlockNumber     = 0x42cbb15c // getBlockNumber()
 )
 
 type word = [32]byte
@@ -223,6 +224,9 @@ func IsValidSignatureResult(b []byte) bool {
 	const rest = 28
 	return len(b) >= 32 && binary.BigEndian.Uint32(b) == selIsValidSignature && bytes.Equal(b[4:32], make([]byte, rest))
 }
+
+// BlockNumberData asks Multicall3 for the number of the block, as code sees it.
+func BlockNumberData() []byte { return pack(selGetBlockNumber) }
 
 // NameData asks for a token's name.
 func NameData() []byte { return pack(selName) }

@@ -30,6 +30,7 @@ func TestSelectorsAreThoseOfTheirSignatures(t *testing.T) {
 		"isSanctioned(address)":                                                                            selIsSanctioned,
 		"isValidSignature(bytes32,bytes)":                                                                  selIsValidSignature,
 		"aggregate3((address,bool,bytes)[])":                                                               selAggregate3,
+		"getBlockNumber()":                                                                                 selGetBlockNumber,
 	} {
 		if want := binary.BigEndian.Uint32(crypto.Keccak256([]byte(signature))); selector != want {
 			t.Errorf("%s: 0x%08x, want 0x%08x", signature, selector, want)

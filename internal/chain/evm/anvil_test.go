@@ -1,12 +1,15 @@
 package evm_test
 
 import (
+	"bytes"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -123,6 +126,52 @@ func TestSimulationsAtOnceShareRequests(t *testing.T) {
 	callers.Wait()
 	if got := requests.Load(); got > n/4 {
 		t.Errorf("%d callers made %d requests", n, got)
+	}
+}
+
+// TestALoneSimulationIsOneCall once the chain has told that its code sees the
+// height.
+func TestALoneSimulationIsOneCall(t *testing.T) {
+	t.Parallel()
+	c := startChain(t)
+	proxy := httputil.NewSingleHostReverseProxy(target(t, c))
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	proxy.Transport = transport
+	var asked []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		asked = append(asked, string(body))
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	simulator := evm.NewSimulator(dial(t, s.URL))
+	for i := range 3 {
+		if i == 2 {
+			if err := c.Mine(t.Context(), 5); err != nil {
+				t.Fatal(err)
+			}
+		}
+		head, err := c.Client().BlockNumber(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := simulator.Simulate(t.Context(), evm.Simulation{
+			Message:  evm.Message{To: chain.Address(c.USDC()), Data: evm.BalanceOfData(chain.Address{1}), Gas: 200_000},
+			Sharable: true,
+		})
+		if err != nil || !got.OK || got.AtLeast != head {
+			t.Errorf("%d: %+v, %v, at %d", i, got, err, head)
+		}
+	}
+	for i, body := range asked {
+		if lone := !strings.Contains(body, "eth_blockNumber"); lone != (i > 0) {
+			t.Errorf("%d asked %s", i, body)
+		}
 	}
 }
 

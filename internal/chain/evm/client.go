@@ -113,6 +113,9 @@ type query struct {
 	args   []any
 	result any
 	err    error
+	// inside reads the height of the state that an eth_call ran on from its answer,
+	// where it was asked for there.
+	inside func(answer []byte) (uint64, bool)
 }
 
 // hexBytes is hexutil.Bytes that does not take an empty text for no bytes: a

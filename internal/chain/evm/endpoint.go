@@ -192,13 +192,17 @@ func (q *query) height() (uint64, bool) {
 		if *r != nil && q.asksHeight() {
 			return uint64((*r).Number), true
 		}
+	case *hexBytes:
+		if q.inside != nil {
+			return q.inside(*r)
+		}
 	}
 	return 0, false
 }
 
 // asksHeight says whether an answer tells the node's head.
 func (q *query) asksHeight() bool {
-	return q.method == "eth_blockNumber" || q.method == "eth_getBlockByNumber" && q.args[0] == "latest"
+	return q.inside != nil || q.method == "eth_blockNumber" || q.method == "eth_getBlockByNumber" && q.args[0] == "latest"
 }
 
 // sees notes a height that the node told.

@@ -128,7 +128,7 @@ func (c *Client) highest() uint64 {
 func (c *Client) attempt(ctx context.Context, n *endpoint, qs []*query) attempt {
 	a := attempt{node: n, qs: make([]*query, len(qs), len(qs)+1)}
 	for i, q := range qs {
-		a.qs[i] = &query{method: q.method, args: q.args, result: reflect.New(reflect.TypeOf(q.result).Elem()).Interface()}
+		a.qs[i] = &query{method: q.method, args: q.args, inside: q.inside, result: reflect.New(reflect.TypeOf(q.result).Elem()).Interface()}
 	}
 	n.mu.Lock()
 	checked, foreign := n.checked, n.foreign

@@ -64,7 +64,20 @@ type Simulator struct {
 	wallets *coalesce.Group[WalletQuestion, WalletAnswer]
 	// apart is set once the chain turned out to have no Multicall3.
 	apart atomic.Bool
+	// numbers is what block.number is to this chain's code.
+	numbers atomic.Int32
 }
+
+// What block.number is to code: the height on most chains, and the height of
+// another chain on some, like Arbitrum. Which it is is learned.
+const (
+	numbersUnknown int32 = iota
+	numbersHeights
+	numbersOther
+)
+
+// strange is how far apart two heights that are told in one round trip never are.
+const strange = 10_000
 
 // NewSimulator asks by way of client.
 func NewSimulator(client *Client) *Simulator {
@@ -124,7 +137,6 @@ func (s *Simulator) run(ctx context.Context, ms []Simulation) []coalesce.Result[
 func sharing(ms []Simulation) []bool {
 	shared := make([]bool, len(ms))
 	payers, payees := make(map[chain.Address]bool), make(map[chain.Address]bool)
-	n, last := 0, 0
 	for i := range ms {
 		m := &ms[i]
 		if !m.Sharable || m.Watched != nil || payers[m.Payer] || payees[m.Payer] || payers[m.Payee] {
@@ -132,18 +144,15 @@ func sharing(ms []Simulation) []bool {
 		}
 		shared[i] = true
 		payers[m.Payer], payees[m.Payee] = true, true
-		n, last = n+1, i
-	}
-	if n == 1 { // alone it is run as it would be sent
-		shared[last] = false
 	}
 	return shared
 }
 
-// try asks for the height before the calls, so that it is at most that of every
-// call's state. told is false where the aggregated call failed as a whole.
+// try asks for the height as well: before the calls, so that it is at most that of
+// every call's state, or inside of the aggregated call where that is all there is.
+// told is false where the aggregated call failed as a whole.
 func (s *Simulator) try(ctx context.Context, ms []Simulation, shared []bool) (results []coalesce.Result[Simulated], told bool) {
-	t := newTrip(ms, shared)
+	t := newTrip(ms, shared, s.numbers.Load())
 	if len(t.qs) > maxBatch {
 		half := len(ms) / 2
 		first, toldFirst := s.try(ctx, ms[:half], shared[:half])
@@ -161,10 +170,13 @@ func (s *Simulator) try(ctx context.Context, ms []Simulation, shared []bool) (re
 	if errors.Is(err, errNoAggregator) {
 		s.apart.Store(true)
 	}
+	if err == nil && t.inside {
+		s.learn(t)
+	}
 	told = true
 	for i := range ms {
 		r := &results[i]
-		r.Value.AtLeast = uint64(t.height)
+		r.Value.AtLeast = t.atLeast()
 		switch {
 		case !shared[i]:
 			t.alone(i, r)
@@ -177,4 +189,20 @@ func (s *Simulator) try(ctx context.Context, ms []Simulation, shared []bool) (re
 		}
 	}
 	return results, told
+}
+
+// learn compares what code sees as the block's number with the height that the
+// node told before. That they are the same is shown by one trip in which no block
+// came between; a node that counts from the next block never shows it.
+func (s *Simulator) learn(t *trip) {
+	if t.top == nil || s.numbers.Load() != numbersUnknown {
+		return
+	}
+	height := uint64(t.height)
+	switch apart := max(height, t.number) - min(height, t.number); {
+	case !t.told || apart > strange:
+		s.numbers.Store(numbersOther)
+	case apart == 0:
+		s.numbers.Store(numbersHeights)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ethereum/go-ethereum/common/hexutil"
 
@@ -19,9 +20,15 @@ var (
 
 // trip is one round trip of simulations.
 type trip struct {
-	ms     []Simulation
-	qs     []*query
+	ms []Simulation
+	qs []*query
+	// top asks for the height; nil where it is asked for inside only.
+	top    *query
 	height hexutil.Uint64
+	// inside: the first part of the aggregated call asks for the block's number, which
+	// is there if told.
+	inside, told bool
+	number       uint64
 	// together is the aggregated call, nil without one; calls are its parts, and at
 	// is where in them a simulation's own begin.
 	together *query
@@ -36,14 +43,22 @@ type trip struct {
 	watched []*query
 }
 
-func newTrip(ms []Simulation, shared []bool) *trip {
+func newTrip(ms []Simulation, shared []bool, numbers int32) *trip {
 	n := len(ms)
 	t := &trip{
 		ms: ms, at: make([]int, n), outs: make([]hexBytes, n), balances: make([]hexBytes, n),
 		own: make([]*query, n), counted: make([]*query, n),
 		sights: make([]hexBytes, n), watched: make([]*query, n),
 	}
-	t.qs = append(make([]*query, 0, n+3), &query{method: "eth_blockNumber", result: &t.height})
+	t.qs = make([]*query, 0, n+3)
+	t.inside = numbers != numbersOther && slices.Contains(shared, true)
+	if numbers != numbersHeights || slices.Contains(shared, false) {
+		t.top = &query{method: "eth_blockNumber", result: &t.height}
+		t.qs = append(t.qs, t.top)
+	}
+	if t.inside {
+		t.calls = append(t.calls, Call3{Target: Multicall3(), AllowFailure: true, Data: BlockNumberData()})
+	}
 	var frame Message
 	for i := range ms {
 		m := &ms[i]
@@ -70,6 +85,9 @@ func newTrip(ms []Simulation, shared []bool) *trip {
 	if len(t.calls) > 0 {
 		frame.To, frame.Data, frame.Gas = Multicall3(), Aggregate3Data(t.calls), sharedGas*uint64(len(t.calls)+1)
 		t.together = callQuery(frame, &t.answer)
+		if t.top == nil {
+			t.together.inside = numberInside
+		}
 		t.qs = append(t.qs, t.together)
 	}
 	return t
@@ -77,13 +95,36 @@ func newTrip(ms []Simulation, shared []bool) *trip {
 
 // ask makes the round trip; the error is for all.
 func (t *trip) ask(ctx context.Context, c *Client) error {
-	if err := c.ask(ctx, t.qs...); err != nil {
-		return notJudged(err)
+	err := c.ask(ctx, t.qs...)
+	if t.top == nil && len(t.qs) == 1 { // its error is that of its only part
+		return nil
 	}
-	if err := t.qs[0].err; err != nil {
-		return notJudged(err)
+	if err == nil && t.top != nil {
+		err = t.top.err
 	}
-	return nil
+	return notJudged(err)
+}
+
+// atLeast is the height that every call's state is at or above.
+func (t *trip) atLeast() uint64 {
+	if t.top != nil {
+		return uint64(t.height)
+	}
+	return t.number
+}
+
+// numberInside is the block's number from the answer of an aggregated call that
+// asks for it first.
+func numberInside(answer []byte) (uint64, bool) {
+	results, ok := DecodeAggregate3(answer)
+	if !ok || len(results) == 0 || !results[0].Success {
+		return 0, false
+	}
+	number, ok := DecodeUint256(results[0].Data)
+	if !ok {
+		return 0, false
+	}
+	return number.Uint64()
 }
 
 // aggregated are the results of all parts of the aggregated call.
@@ -102,6 +143,12 @@ func (t *trip) aggregated() ([]Call3Result, error) {
 	}
 	results, ok := DecodeAggregate3(t.answer)
 	if !ok || len(results) != len(t.calls) {
+		return nil, errAggregate
+	}
+	if t.inside {
+		t.number, t.told = numberInside(t.answer)
+	}
+	if t.top == nil && !t.told {
 		return nil, errAggregate
 	}
 	return results, nil
