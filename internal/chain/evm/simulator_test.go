@@ -63,8 +63,9 @@ func TestCallersShareATrip(t *testing.T) {
 	queued.Wait()
 	close(proceed)
 	callers.Wait()
-	// 67 of them wait: a trip for 8, 10, 12, 14 and 16 of them, and one for the rest.
-	if trips := maxShares + len(entered); trips > maxShares+6 {
+	// How many a trip takes is up to the scheduler. At most crowdShares are under
+	// way, and whoever waits when they end fits into one more.
+	if trips := maxShares + len(entered); trips > crowdShares+1 {
 		t.Errorf("%d callers took %d trips", n, trips)
 	}
 }
