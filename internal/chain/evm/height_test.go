@@ -47,9 +47,9 @@ func numbered(height, number *atomic.Uint64, asked *[]string) node {
 	}
 }
 
-// sold are sharable transfers of so many payers.
-func sold(n int) []Simulation {
-	ms := make([]Simulation, n)
+// sold are sharable transfers of two payers.
+func sold() []Simulation {
+	ms := make([]Simulation, 2)
 	for i := range ms {
 		ms[i] = Simulation{Message: Message{To: chain.Address{19: 0xcc}, Data: []byte{byte(i)}}, Payer: chain.Address{0: 1, 19: byte(i)}, Payee: chain.Address{7}, Sharable: true}
 	}
@@ -83,7 +83,7 @@ func TestTheHeightComesWithTheCall(t *testing.T) {
 				height.Store(at.height)
 				number.Store(at.number)
 				asked = nil
-				for _, r := range s.run(t.Context(), sold(2)) {
+				for _, r := range s.run(t.Context(), sold()) {
 					if r.Err != nil || !r.Value.OK || r.Value.AtLeast != at.atLeast {
 						t.Errorf("trip %d: %+v", i, r)
 					}
@@ -95,7 +95,7 @@ func TestTheHeightComesWithTheCall(t *testing.T) {
 			// With one that has a call of its own, the height is that of both.
 			height.Store(50)
 			number.Store(51)
-			mixed := append(sold(2), Simulation{})
+			mixed := append(sold(), Simulation{})
 			for i, r := range s.run(t.Context(), mixed) {
 				if r.Err != nil || r.Value.AtLeast != 50 {
 					t.Errorf("mixed %d: %+v", i, r)
@@ -137,7 +137,7 @@ func TestWithoutAnAnswerTheHeightIsAskedFor(t *testing.T) {
 			client, trips := counted(t, answer)
 			s := NewSimulator(client)
 			for i := range 2 {
-				for _, r := range s.run(t.Context(), sold(2)) {
+				for _, r := range s.run(t.Context(), sold()) {
 					if r.Err != nil || !r.Value.OK || r.Value.AtLeast != 42 {
 						t.Errorf("trip %d: %+v", i, r)
 					}
@@ -149,10 +149,10 @@ func TestWithoutAnAnswerTheHeightIsAskedFor(t *testing.T) {
 			// It told it, and now it doesn't: each is asked about by itself, and its height.
 			refusing.Store(false)
 			s = NewSimulator(client)
-			s.run(t.Context(), sold(2))
+			s.run(t.Context(), sold())
 			refusing.Store(true)
 			asked = nil
-			for _, r := range s.run(t.Context(), sold(2)) {
+			for _, r := range s.run(t.Context(), sold()) {
 				if r.Err != nil || !r.Value.OK || r.Value.AtLeast != 42 {
 					t.Errorf("after it had told: %+v", r)
 				}
@@ -180,7 +180,7 @@ func TestANodeThatLagsDoesNotSimulate(t *testing.T) {
 	client, _ := several(t, peers...)
 	s := NewSimulator(client)
 	try := func() (atLeast uint64) {
-		for _, r := range s.run(t.Context(), sold(2)) {
+		for _, r := range s.run(t.Context(), sold()) {
 			if r.Err != nil || !r.Value.OK {
 				t.Errorf("%+v", r)
 			}
