@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -87,6 +88,20 @@ func (s *site) signChecks(n int, of flaw) ([]check, error) {
 		text, err := postOf("/verify", request)
 		return check{request: text, payer: payer, reason: of.reason}, err
 	})
+}
+
+// authorized are the calls with the callers' key, if they have one.
+func (d *deployment) authorized(checks []check) []check {
+	if d.key == "" {
+		return checks
+	}
+	header := []byte("\r\nAuthorization: Bearer " + d.key)
+	shown := slices.Clone(checks)
+	for i := range shown {
+		at := bytes.Index(shown[i].request, []byte("\r\n"))
+		shown[i].request = slices.Insert(slices.Clone(shown[i].request), at, header...)
+	}
+	return shown
 }
 
 // verify has the callers verify all payments, each the next one when it has an

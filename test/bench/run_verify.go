@@ -44,6 +44,7 @@ func verifying() []scenario {
 		load("wide-30ms", farAway, 512, 50_000),
 		load("many-0ms", 0, 128, 50_000),
 		{name: "peer", about: "the official TypeScript facilitator under the same load", run: runVerifyPeer},
+		{name: "guards", about: "the service without and with keys, limits and policy, in turn", run: runGuards},
 		{name: "refused", about: "payments that are refused without a look at the chain", run: runRefused},
 		{name: "memory", about: "a million payers, none of them twice", run: runMemory},
 	}
@@ -128,6 +129,7 @@ func (d *deployment) verify(ctx context.Context, l verifyLoad, of flaw) (m verif
 	if err != nil {
 		return m, err
 	}
+	first, checks = d.authorized(first), d.authorized(checks)
 	if m.resting, m.rested, err = d.rest(ctx, verifyRest); err != nil {
 		return m, err
 	}

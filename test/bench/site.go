@@ -135,6 +135,8 @@ type deployment struct {
 	replicas []*replica
 	database *pgx.Conn
 	proxy    *proxy // nil unless round trips are counted by one
+	text     string // the configuration
+	key      string // that callers show; none where it is empty
 }
 
 type replica struct {
@@ -183,12 +185,11 @@ func (s *site) deploy(ctx context.Context, cfg deployConfig) (_ *deployment, err
 		}
 		rpcURL = d.proxy.url
 	}
-	text, err := d.configuration(location.String(), rpcURL, cfg.settings)
-	if err != nil {
+	if d.text, err = d.configuration(location.String(), rpcURL, cfg.settings); err != nil {
 		return nil, err
 	}
 	for range cfg.replicas {
-		r, err := s.bench.startReplica(ctx, text)
+		r, err := s.bench.startReplica(ctx, d.text)
 		if err != nil {
 			return nil, err
 		}
