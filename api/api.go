@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -76,17 +75,21 @@ type Deps struct {
 	Metrics http.Handler
 }
 
+// maxListing bounds the lists of settlements under way: each may read over many
+// rows of its client.
+const maxListing = 8
+
 type server struct {
 	Deps
 	// calls and guesses, without a good key, are bounded by address.
-	calls, guesses addressRate
-	// verifying counts the /verify under way.
-	verifying atomic.Int64
+	calls, guesses     addressRate
+	verifying, listing crowd
 }
 
 // New returns the handler of every route.
 func New(d Deps) http.Handler {
 	s := &server{Deps: d, calls: addressRate{perSecond: d.MaxCalls}, guesses: addressRate{perSecond: d.MaxGuesses}}
+	s.verifying.most, s.listing.most = int64(d.MaxVerifying), maxListing
 	root := chi.NewRouter()
 	root.NotFound(s.handle(routeNone, s.notFound))
 	root.MethodNotAllowed(s.handle(routeNone, s.methodNotAllowed))
@@ -94,9 +97,9 @@ func New(d Deps) http.Handler {
 		r.NotFound(s.handle(routeNone, s.notFound))
 		r.MethodNotAllowed(s.handle(routeNone, s.methodNotAllowed))
 		calls := func(r chi.Router) {
-			r.Post(routeVerify, s.handle(routeVerify, s.shed(s.as(client.ScopeVerify, s.verify)))) // resource servers
-			r.Post(routeSettle, s.handle(routeSettle, s.as(client.ScopeSettle, s.settle)))         // resource servers
-			r.Get(routeSupported, s.handle(routeSupported, s.supported))                           // resource servers at their start
+			r.Post(routeVerify, s.handle(routeVerify, s.as(client.ScopeVerify, s.verify))) // resource servers
+			r.Post(routeSettle, s.handle(routeSettle, s.as(client.ScopeSettle, s.settle))) // resource servers
+			r.Get(routeSupported, s.handle(routeSupported, s.supported))                   // resource servers at their start
 		}
 		calls(r)
 		r.Route("/platform/v2/x402", calls)                                                            // clients of the hosted facilitator

@@ -2,7 +2,9 @@ package api_test
 
 import (
 	"context"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"time"
@@ -41,6 +43,64 @@ func TestVerificationsBeyondTheMostAreShed(t *testing.T) {
 	go func() { <-entered }()
 	if r := call(t, h, http.MethodPost, "/verify", fixture(t, "v2.json")); r.status != http.StatusOK {
 		t.Errorf("one after them: %d %s", r.status, r.text)
+	}
+}
+
+// TestABodyThatIsSlowToComeHoldsNobodyUp: it is no verification yet.
+func TestABodyThatIsSlowToComeHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	b := newBench()
+	b.deps.MaxVerifying = 1
+	h := b.handler()
+	body, slow := io.Pipe()
+	first := make(chan int)
+	go func() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/verify", body))
+		first <- w.Code
+	}()
+	text := fixture(t, "v2.json")
+	if _, err := slow.Write([]byte(text[:10])); err != nil { // it is being read
+		t.Fatal(err)
+	}
+	if r := call(t, h, http.MethodPost, "/verify", text); r.status != http.StatusOK {
+		t.Errorf("another one meanwhile: %d %s", r.status, r.text)
+	}
+	if _, err := slow.Write([]byte(text[10:])); err != nil || slow.Close() != nil {
+		t.Fatal(err)
+	}
+	if status := <-first; status != http.StatusOK {
+		t.Errorf("the slow one: %d", status)
+	}
+}
+
+// TestListsBeyondTheMostAreShed, and looks at one payment are not.
+func TestListsBeyondTheMostAreShed(t *testing.T) {
+	t.Parallel()
+	const most = 8
+	b := newBench()
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	b.payments.listing = func() {
+		entered <- struct{}{}
+		<-proceed
+	}
+	h := b.handler()
+	list, statuses := "/settlements?payTo="+payer, make(chan int, most)
+	for range most {
+		go func() { statuses <- call(t, h, http.MethodGet, list, "").status }()
+		<-entered
+	}
+	if r := call(t, h, http.MethodGet, list, ""); r.status != http.StatusServiceUnavailable || r.header.Get("Retry-After") == "" {
+		t.Errorf("one more: %d %s", r.status, r.text)
+	}
+	if r := call(t, h, http.MethodGet, "/settlements?transaction="+txText, ""); r.status != http.StatusOK {
+		t.Errorf("a look: %d %s", r.status, r.text)
+	}
+	close(proceed)
+	for range most {
+		if status := <-statuses; status != http.StatusOK {
+			t.Errorf("one of those before: %d", status)
+		}
 	}
 }
 

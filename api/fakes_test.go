@@ -54,6 +54,8 @@ type payments struct {
 	list  []payment.Payment
 	err   error
 	asked string
+	// listing is called at the start of a list where it is not nil.
+	listing func()
 }
 
 func (p *payments) PaymentByID(_ context.Context, id payment.ID) (payment.Payment, error) {
@@ -80,6 +82,10 @@ func (p *payments) PaymentsByNonce(_ context.Context, n x402.Network, payer chai
 }
 
 func (p *payments) ListPayments(_ context.Context, f payment.Filter) ([]payment.Payment, error) {
+	if p.listing != nil {
+		p.listing()
+		return nil, nil
+	}
 	p.asked = fmt.Sprintf("list %s %s since %s until %s after %s limit %d", f.Network, f.PayTo, f.Since.Format(time.RFC3339), f.Until.Format(time.RFC3339), f.After, f.Limit)
 	return p.list[:min(len(p.list), f.Limit)], p.err
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	v1 "facilitator/api/v1"
 	v2 "facilitator/api/v2"
@@ -100,26 +101,38 @@ func refusal(err error) (status int, reason x402.Reason, message string, ok bool
 	return status, reason, field.Error(), true
 }
 
-// shed answers at once, and without reading anything, while as many are under way
-// as may be: whoever waits in a queue that is too long is served too late.
-func (s *server) shed(h handler) handler {
-	if s.MaxVerifying == 0 {
-		return h
-	}
-	return func(w http.ResponseWriter, r *http.Request) answer {
-		defer s.verifying.Add(-1)
-		if s.verifying.Add(1) > int64(s.MaxVerifying) {
-			return unavailable("too many verifications are under way", nil)
-		}
-		return h(w, r)
-	}
+// crowd counts calls of a kind that are under way.
+type crowd struct {
+	under atomic.Int64
+	// most may be under way; 0 is any number.
+	most int64
 }
+
+// enter says whether one more may be under way; it must leave then.
+func (c *crowd) enter() bool {
+	if c.under.Add(1) <= c.most || c.most == 0 {
+		return true
+	}
+	c.leave()
+	return false
+}
+
+func (c *crowd) leave() { c.under.Add(-1) }
+
+// crowded answers at once: whoever waits in a queue that is too long is served too
+// late.
+func crowded(what string) answer { return unavailable("too many "+what+" are under way", nil) }
 
 func (s *server) verify(w http.ResponseWriter, r *http.Request, who *client.Client) answer {
 	body, failed := s.readBody(w, r)
 	if failed != nil {
 		return *failed
 	}
+	// A body that is slow to come holds nobody up.
+	if !s.verifying.enter() {
+		return crowded("verifications")
+	}
+	defer s.verifying.leave()
 	c, err := s.decode(body)
 	phase.Ends(r.Context(), phase.Decode)
 	payer := ""

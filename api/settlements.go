@@ -191,6 +191,11 @@ func (s *server) page(r *http.Request, q url.Values, who *client.Client) (_ []pa
 		f.After = payment.ID(id.String())
 	}
 	f.Limit = limit + 1 // one more tells whether there are more
+	if !s.listing.enter() {
+		busy := crowded("lists")
+		return nil, "", &busy, nil
+	}
+	defer s.listing.leave()
 	payments, err := s.Payments.ListPayments(r.Context(), f)
 	if len(payments) > limit {
 		payments, next = payments[:limit], payments[limit-1].ID

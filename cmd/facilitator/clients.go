@@ -313,7 +313,7 @@ func clientLines(ctx context.Context, s *store.Store) ([]clientLine, error) {
 			Rate: cl.Rate, Burst: cl.Burst, GasPerDay: cl.GasPerDay.String(), CreatedAt: cl.CreatedAt.UTC(), SpentToday: "0", Keys: []keyLine{},
 			description: limitsOf(cl),
 		}
-		if wei := spent[cl.ID]; wei != nil {
+		if wei := spent[cl.ID].Today; wei != nil {
 			l.SpentToday = wei.String()
 		}
 		if !cl.DisabledAt.IsZero() {

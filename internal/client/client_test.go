@@ -292,11 +292,15 @@ func TestClientsMayWhatTheirListsSay(t *testing.T) {
 
 // ledger is the record of usage, of two replicas in one process.
 type ledger struct {
-	used  map[string]map[string]uint64
-	spent map[string]*big.Int
+	used     map[string]map[string]uint64
+	spending map[string]client.Spending
+	outage   error
 }
 
 func (l *ledger) ShareUsage(_ context.Context, replica string, used map[string]uint64) (map[string]uint64, error) {
+	if l.outage != nil {
+		return nil, l.outage
+	}
 	l.used[replica] = used
 	others := make(map[string]uint64)
 	for r, counts := range l.used {
@@ -309,8 +313,8 @@ func (l *ledger) ShareUsage(_ context.Context, replica string, used map[string]u
 	return others, nil
 }
 
-func (l *ledger) ClientSpending(context.Context, []string) (map[string]*big.Int, error) {
-	return l.spent, nil
+func (l *ledger) ClientSpending(context.Context, []string) (map[string]client.Spending, error) {
+	return l.spending, nil
 }
 
 func TestARateIsSharedByReplicas(t *testing.T) {
@@ -361,33 +365,97 @@ func TestARateIsSharedByReplicas(t *testing.T) {
 	}
 }
 
+// gasLimits of a client that may spend 100 wei a day.
+func gasLimits(clock func() time.Time) (*client.Limits, *ledger, *client.Client) {
+	record := &ledger{used: make(map[string]map[string]uint64), spending: map[string]client.Spending{}}
+	return client.NewLimits(record, "1", clock, slog.New(slog.DiscardHandler)), record, &client.Client{ID: "a", Rate: 1000, GasPerDay: big.NewInt(100)}
+}
+
 func TestGasIsBoundByTheDay(t *testing.T) {
 	t.Parallel()
-	record := &ledger{used: make(map[string]map[string]uint64), spent: map[string]*big.Int{}}
-	l := client.NewLimits(record, "1", func() time.Time { return now }, slog.New(slog.DiscardHandler))
-	c := &client.Client{ID: "a", GasPerDay: big.NewInt(100)}
-	share := func(wei int64) {
+	at := now.UTC()
+	midnight := at.Truncate(24 * time.Hour)
+	l, record, c := gasLimits(func() time.Time { return at })
+	share := func(s client.Spending) {
 		t.Helper()
-		record.spent = map[string]*big.Int{"a": big.NewInt(wei)}
+		s.Day = midnight
+		record.spending["a"] = s
 		if err := l.Share(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, wei := range []int64{0, 99} {
-		if err := l.Afford(c); err != nil {
-			t.Errorf("after %d: %v", wei, err)
-		}
-		share(wei)
-	}
 	if err := l.Afford(c); err != nil {
 		t.Error(err)
 	}
-	share(100)
+	share(client.Spending{Today: big.NewInt(99)})
+	if err := l.Afford(c); err != nil {
+		t.Error(err)
+	}
+	share(client.Spending{Today: big.NewInt(100)})
 	d := wantDenial(t, l.Afford(c), client.CheckGas)
-	if midnight := now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour); !now.Add(d.After).Equal(midnight) {
-		t.Errorf("come again at %s", now.Add(d.After).UTC())
+	if next := midnight.Add(24 * time.Hour); !at.Add(d.After).Equal(next) {
+		t.Errorf("come again at %s", at.Add(d.After))
 	}
 	if err := l.Afford(&client.Client{ID: "b"}); err != nil {
 		t.Error(err)
 	}
+	at = midnight.Add(24 * time.Hour) // what is known is of yesterday
+	if err := l.Afford(c); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGasThatIsUnderWayCounts with what a payment costs as a rule: those of the
+// record, and those that were let through and may not be there yet.
+func TestGasThatIsUnderWayCounts(t *testing.T) {
+	t.Parallel()
+	l, record, c := gasLimits(func() time.Time { return now })
+	let := func(want int) {
+		t.Helper()
+		n := 0
+		for l.Afford(c) == nil {
+			n++
+		}
+		if d := wantDenial(t, l.Afford(c), client.CheckGas); n != want || d.After != time.Second {
+			t.Errorf("%d were let through, want %d; come again after %s", n, want, d.After)
+		}
+	}
+	share := func(s client.Spending) {
+		t.Helper()
+		s.Day = now.UTC().Truncate(24 * time.Hour)
+		record.spending["a"] = s
+		if err := l.Share(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	let(64) // nobody knows what one costs
+	each := big.NewInt(10)
+	share(client.Spending{Today: big.NewInt(0), Open: 3, Each: each})
+	let(0) // the 64 may not be claimed yet
+	share(client.Spending{Today: big.NewInt(0), Open: 3, Each: each})
+	let(7)
+	share(client.Spending{Today: big.NewInt(0), Open: 3, Each: each}) // the 7 are not in the record yet
+	let(0)
+	share(client.Spending{Today: big.NewInt(30), Open: 0, Each: each}) // and were refused
+	let(7)
+	share(client.Spending{Today: big.NewInt(91), Each: each})
+	share(client.Spending{Today: big.NewInt(91), Each: each})
+	if d := wantDenial(t, l.Afford(c), client.CheckGas); d.After <= time.Second {
+		t.Errorf("the rest pays for none, and none is under way: come again after %s", d.After)
+	}
+}
+
+// TestGasIsReadWhateverBecomesOfRates of the same round.
+func TestGasIsReadWhateverBecomesOfRates(t *testing.T) {
+	t.Parallel()
+	l, record, c := gasLimits(func() time.Time { return now })
+	if err := errors.Join(l.Take(c), l.Afford(c)); err != nil {
+		t.Fatal(err)
+	}
+	record.outage = errors.New("no usage")
+	record.spending["a"] = client.Spending{Day: now.UTC().Truncate(24 * time.Hour), Today: big.NewInt(100)}
+	if err := l.Share(t.Context()); !errors.Is(err, record.outage) {
+		t.Errorf("error %v", err)
+	}
+	wantDenial(t, l.Afford(c), client.CheckGas)
 }

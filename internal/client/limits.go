@@ -2,9 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/big"
 	"sync"
 	"time"
@@ -21,10 +21,27 @@ type Usage interface {
 	// ShareUsage records how many requests of each client a replica has let through
 	// since it started, and returns how many the others have.
 	ShareUsage(ctx context.Context, replica string, used map[string]uint64) (others map[string]uint64, _ error)
-	// ClientSpending is what the gas of clients' payments has cost since midnight
-	// UTC, in wei.
-	ClientSpending(ctx context.Context, clients []string) (map[string]*big.Int, error)
+	// ClientSpending is what the payments of clients cost, for each one that is asked
+	// for.
+	ClientSpending(ctx context.Context, clients []string) (map[string]Spending, error)
 }
+
+// Spending is what a client's payments cost.
+type Spending struct {
+	// Day is the midnight (UTC) that Today counts from.
+	Day time.Time
+	// Today is what the gas of its payments has cost since then, in wei.
+	Today *big.Int
+	// Open payments are claimed, and what they cost is not known yet.
+	Open int
+	// Each is what one is expected to cost, in wei: the average of the last day that
+	// has any, of its own or else of everybody's. It is nil before anything was mined.
+	Each *big.Int
+}
+
+// unpriced is how many payments of a client with a budget may be open before it is
+// known what one costs.
+const unpriced = 64
 
 // Limits hold every client to its rate and its gas, over all replicas: what one
 // lets through leaves the buckets of the others a second later.
@@ -36,8 +53,7 @@ type Limits struct {
 
 	mu      sync.Mutex
 	buckets map[string]*bucket
-	spent   map[string]*big.Int
-	budgets map[string]bool
+	budgets map[string]*budget
 }
 
 // bucket of one client.
@@ -49,9 +65,18 @@ type bucket struct {
 	told         bool
 }
 
+// budget of one client's gas.
+type budget struct {
+	spending Spending
+	// recent payments were let through since the spending was last asked for, and
+	// earlier ones in the round before: they may be claimed since, or not yet. So each
+	// counts twice for a while, rather than not at all.
+	recent, earlier int
+}
+
 // NewLimits limits for one replica.
 func NewLimits(usage Usage, replica string, now func() time.Time, log *slog.Logger) *Limits {
-	return &Limits{usage: usage, replica: replica, now: now, log: log, buckets: make(map[string]*bucket), spent: make(map[string]*big.Int), budgets: make(map[string]bool)}
+	return &Limits{usage: usage, replica: replica, now: now, log: log, buckets: make(map[string]*bucket), budgets: make(map[string]*budget)}
 }
 
 // Take lets one request of a client through, or says in a *Denial when there is
@@ -85,23 +110,42 @@ func (l *Limits) Take(c *Client) error {
 	return nil
 }
 
-// Afford says in a *Denial that a client's payments have cost all the gas of the
-// day that they may. What is not mined yet is not known to have cost anything.
+// Afford lets one more payment of a client cost gas, or says in a *Denial that its
+// payments may cost no more today. What is not mined yet counts with what a payment
+// is expected to cost.
 func (l *Limits) Afford(c *Client) error {
 	if c.GasPerDay == nil || c.GasPerDay.Sign() == 0 {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.budgets[c.ID] = true
-	if spent := l.spent[c.ID]; spent == nil || spent.Cmp(c.GasPerDay) < 0 {
-		return nil
+	b := l.budgets[c.ID]
+	if b == nil {
+		b = &budget{}
+		l.budgets[c.ID] = b
 	}
 	now := l.now().UTC()
-	return &Denial{
-		Check: CheckGas, Text: "this client's payments have cost all the gas that they may today (UTC)",
-		After: now.Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now),
+	midnight := now.Truncate(24 * time.Hour)
+	left := new(big.Int).Set(c.GasPerDay)
+	if b.spending.Today != nil && !b.spending.Day.Before(midnight) { // else it is another day's
+		left.Sub(left, b.spending.Today)
 	}
+	open := b.spending.Open + b.recent + b.earlier
+	switch each := b.spending.Each; {
+	case left.Sign() <= 0:
+		return &Denial{
+			Check: CheckGas, Text: "this client's payments have cost all the gas that they may today (UTC)",
+			After: midnight.Add(24 * time.Hour).Sub(now),
+		}
+	case each == nil && open >= unpriced, each != nil && left.Cmp(new(big.Int).Mul(each, big.NewInt(int64(open+1)))) < 0:
+		d := &Denial{Check: CheckGas, Text: "this client's payments under way take all the gas that is left of today (UTC)", After: shareEvery}
+		if open == 0 {
+			d.Text, d.After = "what is left of this client's gas of today (UTC) does not pay for another payment", midnight.Add(24*time.Hour).Sub(now)
+		}
+		return d
+	}
+	b.recent++
+	return nil
 }
 
 // Run shares until ctx ends.
@@ -125,34 +169,48 @@ func (l *Limits) Run(ctx context.Context) {
 	}
 }
 
-// Share tells the others what was let through here, and takes off what they did.
-// Where no client has a limit it does nothing.
+// Share tells the others what was let through here, takes off what they did, and
+// reads what budgets have left. Where no client has a limit it does nothing.
 func (l *Limits) Share(ctx context.Context) error {
+	return errors.Join(l.shareUsage(ctx), l.readSpending(ctx))
+}
+
+func (l *Limits) shareUsage(ctx context.Context) error {
 	l.mu.Lock()
 	used := make(map[string]uint64, len(l.buckets))
 	for id, b := range l.buckets {
 		used[id] = b.used
 	}
-	budgets := make([]string, 0, len(l.budgets))
-	for id := range maps.Keys(l.budgets) {
-		budgets = append(budgets, id)
-	}
 	l.mu.Unlock()
-	if len(used) > 0 {
-		others, err := l.usage.ShareUsage(ctx, l.replica, used)
-		if err != nil {
-			return err
-		}
+	if len(used) == 0 {
+		return nil
+	}
+	others, err := l.usage.ShareUsage(ctx, l.replica, used)
+	if err == nil {
 		l.subtract(others)
 	}
-	if len(budgets) > 0 {
-		spent, err := l.usage.ClientSpending(ctx, budgets)
-		if err != nil {
-			return err
-		}
-		l.mu.Lock()
-		l.spent = spent
-		l.mu.Unlock()
+	return err
+}
+
+func (l *Limits) readSpending(ctx context.Context) error {
+	l.mu.Lock()
+	ids, recent := make([]string, 0, len(l.budgets)), make(map[string]int, len(l.budgets))
+	for id, b := range l.budgets {
+		ids, recent[id] = append(ids, id), b.recent
+	}
+	l.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	spending, err := l.usage.ClientSpending(ctx, ids)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, n := range recent {
+		b := l.budgets[id]
+		b.spending, b.earlier, b.recent = spending[id], n, b.recent-n
 	}
 	return nil
 }

@@ -49,6 +49,66 @@ func TestARequestThatIsNoRepeatIsRefusedInEveryState(t *testing.T) {
 	}
 }
 
+// TestAnotherClientIsToldNothingOfAPayment but that its authorization is taken. What
+// was claimed without a key is collected with one.
+func TestAnotherClientIsToldNothingOfAPayment(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		claimed, caller string
+		collects        bool
+	}{{"a", "a", true}, {"a", "b", false}, {"a", "", false}, {"", "a", true}, {"", "", true}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.record.p = &payment.Payment{ID: "the-id", Terms: sale(), Client: row.claimed}
+			b.record.set(included)
+			b.client = row.caller
+			got := b.now(t, "")
+			if row.collects {
+				wantSuccess(t, got, false)
+				return
+			}
+			if got.err != nil || got.Success || got.Reason != x402.ReasonDuplicateSettlement {
+				t.Errorf("%q is told %+v of %q's payment, %v", row.caller, got.Answer, row.claimed, got.err)
+			}
+			b.verifier.check = x402.Reject(x402.ReasonExactSignature, "not signed by the payer")
+			for _, got := range []answer{got, b.now(t, "")} {
+				if got.PaymentID != "" || !got.TxHash.IsZero() {
+					t.Errorf("%q learns of %q's payment: %+v", row.caller, row.claimed, got.Answer)
+				}
+			}
+		})
+	}
+}
+
+// TestOnlyWhatIsGoodIsAdmitted: nobody's budget is taken by garbage, nor by a
+// payment that is there already.
+func TestOnlyWhatIsGoodIsAdmitted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		admitted, full := 0, error(nil)
+		b.admit = func() error { admitted++; return full }
+		b.verifier.judge = func(context.Context) error { return x402.Reject(x402.ReasonExactSignature, "bad") }
+		if a := b.now(t, ""); a.err == nil || admitted != 0 {
+			t.Errorf("a bad one: %v, %d admitted", a.err, admitted)
+		}
+		b.verifier.judge = nil
+		full = errors.New("no more today")
+		if a := b.now(t, ""); !errors.Is(a.err, full) || b.record.count("ClaimPayment") != 0 {
+			t.Errorf("beyond the budget: %v", a.err)
+		}
+		full = nil
+		call := b.later(t.Context(), "")
+		synctest.Wait()
+		b.move(included)
+		wantSuccess(t, <-call, false)
+		b.now(t, "")
+		if admitted != 2 {
+			t.Errorf("%d admitted, want the two that were good", admitted)
+		}
+	})
+}
+
 func TestAFailureIsToldToEveryCallerAsOftenAsAsked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -320,6 +320,9 @@ type bench struct {
 	verifier *verifier
 	relayer  *relayer
 	board    *settle.Board
+	// client and admit are those of its calls.
+	client string
+	admit  func() error
 }
 
 // newBench begins a bubble's settler.
@@ -361,7 +364,7 @@ type answer struct {
 // later calls Settle in the background; the level may be left out.
 func (b *bench) later(ctx context.Context, key string, level ...string) <-chan answer {
 	ch := make(chan answer, 1)
-	wishes := payment.Wishes{IdempotencyKey: key}
+	wishes := payment.Wishes{IdempotencyKey: key, Client: b.client, Admit: b.admit}
 	if len(level) > 0 {
 		var err error
 		if wishes.Level, err = payment.ParseLevel(level[0]); err != nil {

@@ -121,8 +121,11 @@ func (s *Settler) settle(ctx context.Context, req *x402.Request, p scheme.Paymen
 	if found.err != nil {
 		return about(found.known), found.err
 	}
-	if !identical(found.known, p.Terms()) || found.known.Client != wishes.Client {
-		return s.refuse(ctx, found.known, p)
+	// What was claimed without a key is collected with one too: its client may have
+	// got its key since.
+	others := found.known.Client != "" && found.known.Client != wishes.Client
+	if others || !identical(found.known, p.Terms()) {
+		return s.refuse(ctx, found.known, p, others)
 	}
 	network := found.known.Terms.Key.Network
 	w := &waiter{call: call.String(), key: hashKey(wishes.IdempotencyKey), level: wishes.Level, last: *found.known}
@@ -239,11 +242,6 @@ func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment
 // the others get its payment.
 func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Payment, wishes payment.Wishes, seen *payment.Exposure) (_ *payment.Payment, fresh bool, _ error) {
 	network := p.Terms().Key.Network
-	if wishes.Admit != nil {
-		if err := wishes.Admit(); err != nil {
-			return nil, false, err
-		}
-	}
 	// What was used at or before this block is not our success, even where the
 	// token lets the simulation pass (I6).
 	atLeast, guard, err := s.Verifier.Judge(ctx, p, seen)
@@ -253,6 +251,12 @@ func (s *Settler) tryClaim(ctx context.Context, req *x402.Request, p scheme.Paym
 	s.Crash("verified")
 	if err := s.Relayer.Ready(network); err != nil {
 		return nil, false, err
+	}
+	// Only what is good counts, so that garbage takes nobody's budget.
+	if wishes.Admit != nil {
+		if err := wishes.Admit(); err != nil {
+			return nil, false, err
+		}
 	}
 	joined, err := s.queue(network).join(ctx)
 	switch {
@@ -305,10 +309,13 @@ func identical(known *payment.Payment, t payment.Terms) bool {
 }
 
 // refuse answers a request that names a recorded authorization without being a
-// repeat of it: another sale, another signature, or another client. It never learns a success
-// (I2). What is wrong with the request itself is told first.
-func (s *Settler) refuse(ctx context.Context, known *payment.Payment, p scheme.Payment) (payment.Answer, error) {
-	answer := about(known)
+// repeat of it: another sale, another signature, or another client, who is told
+// nothing of the payment that there is. It never learns a success (I2). What is
+// wrong with the request itself is told first.
+func (s *Settler) refuse(ctx context.Context, known *payment.Payment, p scheme.Payment, others bool) (answer payment.Answer, _ error) {
+	if !others {
+		answer = about(known)
+	}
 	if err := s.Verifier.CheckOnly(ctx, p); err != nil {
 		return answer, err
 	}

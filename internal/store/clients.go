@@ -53,8 +53,24 @@ WITH mine AS (
 )
 SELECT client::text, sum(used)::bigint FROM client_usage
 WHERE client = ANY($2::uuid[]) AND replica <> $1::text::uuid AND seen_at >= now() - interval '1 minute' GROUP BY client`
+	// What a payment costs is what it did on the last day that has any, of the
+	// client's or else of everybody's.
 	sqlClientSpending = `
-SELECT client::text, wei::text FROM client_spending WHERE client = ANY($1::uuid[]) AND day = (now() AT TIME ZONE 'utc')::date`
+WITH today AS (SELECT (now() AT TIME ZONE 'utc')::date AS day),
+anyone AS (
+	SELECT div(sum(wei), sum(payments)) AS each FROM client_spending
+	WHERE payments > 0 AND day = (SELECT max(day) FROM client_spending WHERE payments > 0)
+), open AS (
+	SELECT coalesce(client, '00000000-0000-0000-0000-000000000000') AS client, count(*) AS n
+	FROM payments WHERE state IN ('queued', 'signed', 'broadcast') GROUP BY 1
+)
+SELECT asked.client::text, today.day, coalesce(spent.wei, 0)::text, coalesce(open.n, 0), coalesce(own.each, anyone.each)::text
+FROM unnest($1::uuid[]) AS asked(client) CROSS JOIN today CROSS JOIN anyone
+LEFT JOIN client_spending spent ON spent.client = asked.client AND spent.day = today.day
+LEFT JOIN open ON open.client = asked.client
+LEFT JOIN LATERAL (
+	SELECT div(c.wei, c.payments) AS each FROM client_spending c WHERE c.client = asked.client AND c.payments > 0 ORDER BY c.day DESC LIMIT 1
+) own ON true`
 )
 
 // Clients returns every client and key, unless nothing has changed since stamp.
@@ -100,13 +116,13 @@ func scanClient(row pgx.CollectableRow) (c client.Client, _ error) {
 	for _, text := range networks {
 		c.Networks = append(c.Networks, x402.Network(text))
 	}
-	for _, a := range assets {
-		c.Assets = append(c.Assets, chain.Address(a))
+	var ok, usable bool
+	if c.Assets, ok = addresses(assets); ok {
+		c.PayTo, usable = addresses(payTo)
 	}
-	for _, a := range payTo {
-		c.PayTo = append(c.PayTo, chain.Address(a))
+	if !usable { // somebody wrote it by hand: what it is bound to is not known
+		c.Scopes = nil
 	}
-	var ok bool
 	if c.GasPerDay, ok = new(big.Int).SetString(gas, 10); !ok {
 		return c, fmt.Errorf("store: gas of client %s: %q", c.ID, gas)
 	}
@@ -114,6 +130,17 @@ func scanClient(row pgx.CollectableRow) (c client.Client, _ error) {
 		c.DisabledAt = *disabled
 	}
 	return c, nil
+}
+
+// addresses are those of a row; false if one of them is none.
+func addresses(list [][]byte) (as []chain.Address, ok bool) {
+	for _, b := range list {
+		if len(b) != len(chain.Address{}) {
+			return nil, false
+		}
+		as = append(as, chain.Address(b))
+	}
+	return as, true
 }
 
 func scanKey(row pgx.CollectableRow) (k client.Key, _ error) {
@@ -242,9 +269,8 @@ func (s *Store) ShareUsage(ctx context.Context, replica string, used map[string]
 	return others, unavailable(err)
 }
 
-// ClientSpending is what the gas of clients' payments has cost since midnight UTC,
-// in wei.
-func (s *Store) ClientSpending(ctx context.Context, clients []string) (map[string]*big.Int, error) {
+// ClientSpending is what the payments of clients cost, for each that is asked for.
+func (s *Store) ClientSpending(ctx context.Context, clients []string) (map[string]client.Spending, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	ids := make([]string, len(clients))
@@ -255,15 +281,28 @@ func (s *Store) ClientSpending(ctx context.Context, clients []string) (map[strin
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	spent := make(map[string]*big.Int)
+	spending := make(map[string]client.Spending)
 	var id, wei string
-	_, err = pgx.ForEachRow(rows, []any{&id, &wei}, func() error {
-		n, ok := new(big.Int).SetString(wei, 10)
-		if !ok {
-			return fmt.Errorf("store: spending %q", wei)
+	var each *string
+	var one client.Spending
+	_, err = pgx.ForEachRow(rows, []any{&id, &one.Day, &wei, &one.Open, &each}, func() (err error) {
+		if one.Today, err = weiOf(wei); err != nil {
+			return err
 		}
-		spent[clientOf(id)] = n
-		return nil
+		one.Each = nil
+		if each != nil {
+			one.Each, err = weiOf(*each)
+		}
+		spending[clientOf(id)] = one
+		return err
 	})
-	return spent, unavailable(err)
+	return spending, unavailable(err)
+}
+
+func weiOf(text string) (*big.Int, error) {
+	n, ok := new(big.Int).SetString(text, 10)
+	if !ok {
+		return nil, fmt.Errorf("store: wei %q", text)
+	}
+	return n, nil
 }

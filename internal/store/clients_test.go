@@ -153,11 +153,61 @@ func TestGasIsSpentByClients(t *testing.T) {
 		in.Outcomes = append(in.Outcomes, p.Paid(payment.EvidenceReceipt, receipt))
 	}
 	must(t, r.RecordInclusions(t.Context(), lane, []payment.Inclusion{in, in}))
-	spent, err := r.ClientSpending(t.Context(), []string{a, b, "", uuid.NewString()})
-	must(t, err)
-	each := new(big.Int).Div(receipt.Cost(), big.NewInt(4))
-	want := map[string]*big.Int{a: new(big.Int).Mul(each, big.NewInt(2)), b: each, "": each}
-	if diff := cmp.Diff(want, spent, cmp.Comparer(func(x, y *big.Int) bool { return x.Cmp(y) == 0 })); diff != "" {
+	nobody := uuid.NewString()
+	spending := func() map[string]client.Spending {
+		t.Helper()
+		got, err := r.ClientSpending(t.Context(), []string{a, b, "", nobody})
+		must(t, err)
+		return got
+	}
+	wei := func(n int64) *big.Int {
+		return new(big.Int).Mul(new(big.Int).Div(receipt.Cost(), big.NewInt(4)), big.NewInt(n))
+	}
+	today := one[time.Time](t, r.conn, "SELECT (now() AT TIME ZONE 'utc')::date")
+	day := func(spent int64, open int) client.Spending {
+		return client.Spending{Day: today, Today: wei(spent), Open: open, Each: wei(1)}
+	}
+	same := cmp.Comparer(func(x, y *big.Int) bool { return x == y || x != nil && y != nil && x.Cmp(y) == 0 })
+	if diff := cmp.Diff(map[string]client.Spending{a: day(2, 0), b: day(1, 0), "": day(1, 0), nobody: day(0, 0)}, spending(), same); diff != "" {
 		t.Errorf("spent (-want +got):\n%s", diff)
+	}
+	for n, who := range []string{a, a, ""} { // what is under way
+		p := sale(10 + n)
+		p.Client = who
+		_, _, err := r.ClaimPayment(t.Context(), p, nil)
+		must(t, err)
+	}
+	// The next day: what one costs is still known.
+	_, err := r.conn.Exec(t.Context(), "UPDATE client_spending SET day = day - 1")
+	must(t, err)
+	_, err = r.conn.Exec(t.Context(), "UPDATE client_spending SET payments = 4 WHERE client = $1", a)
+	must(t, err)
+	ofA := day(0, 2)
+	ofA.Each = new(big.Int).Div(wei(2), big.NewInt(4))
+	ofNobody := day(0, 0)
+	ofNobody.Each = new(big.Int).Div(wei(4), big.NewInt(6))
+	if diff := cmp.Diff(map[string]client.Spending{a: ofA, b: day(0, 0), "": day(0, 1), nobody: ofNobody}, spending(), same); diff != "" {
+		t.Errorf("the next day (-want +got):\n%s", diff)
+	}
+	_, err = r.conn.Exec(t.Context(), "DELETE FROM client_spending")
+	must(t, err)
+	if each := spending()[a].Each; each != nil {
+		t.Errorf("nothing was ever mined, and one costs %s", each)
+	}
+}
+
+// TestAClientThatIsBoundToNonsenseMayDoNothing, and others are known all the same.
+func TestAClientThatIsBoundToNonsenseMayDoNothing(t *testing.T) {
+	t.Parallel()
+	r := open(t)
+	newClient(t, r, "a")
+	newClient(t, r, "b")
+	for _, column := range []string{"assets", "pay_to"} {
+		_, err := r.conn.Exec(t.Context(), "UPDATE clients SET "+column+` = ARRAY['\x01'::bytea] WHERE name = 'a'`)
+		must(t, err)
+		clients, _, _, _ := r.allClients(t, "")
+		if len(clients) != 2 || len(clients[0].Scopes) != 0 || len(clients[1].Scopes) == 0 {
+			t.Errorf("%s: %+v", column, clients)
+		}
 	}
 }

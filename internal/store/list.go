@@ -16,20 +16,58 @@ import (
 // A page begins after the last id of the one before, so that it costs the same
 // however far on it is. Ids hold the time at which they were made: in their order
 // payments are in the order of claims, as far as the replicas' clocks agree.
+//
+// Whose payments are listed, and who was paid, is part of the statement, since each
+// has its own index: nobody reads over the rows of others. $1 to $8 are of all.
 const (
 	listed = ` FROM payments p
 WHERE p.id > $1 AND p.id < $2
 	AND ($3::timestamptz IS NULL OR p.created_at >= $3) AND ($4::timestamptz IS NULL OR p.created_at < $4)
-	AND ($5::text IS NULL OR p.network = $5) AND ($6::text[] IS NULL OR p.state = ANY($6)) AND ($7::bytea IS NULL OR p.payer = $7)
-	AND ($10::text IS NULL OR coalesce(p.client::text, '') = $10)`
-	sqlListOldest   = `SELECT ` + paymentColumns + listed + ` AND $8::bytea IS NULL ORDER BY p.id LIMIT $9`
-	sqlListNewest   = `SELECT ` + paymentColumns + listed + ` AND $8::bytea IS NULL ORDER BY p.id DESC LIMIT $9`
-	sqlListOldestTo = `SELECT ` + paymentColumns + listed + ` AND p.pay_to = $8 ORDER BY p.id LIMIT $9`
-	sqlListNewestTo = `SELECT ` + paymentColumns + listed + ` AND p.pay_to = $8 ORDER BY p.id DESC LIMIT $9`
-	// Of a client, whoever was paid.
-	sqlListOldestOf = `SELECT ` + paymentColumns + listed + ` AND $8::bytea IS NULL AND p.client = $10::text::uuid ORDER BY p.id LIMIT $9`
-	sqlListNewestOf = `SELECT ` + paymentColumns + listed + ` AND $8::bytea IS NULL AND p.client = $10::text::uuid ORDER BY p.id DESC LIMIT $9`
+	AND ($5::text IS NULL OR p.network = $5) AND ($6::text[] IS NULL OR p.state = ANY($6)) AND ($7::bytea IS NULL OR p.payer = $7)`
+	oldest = ` ORDER BY p.id LIMIT $8`
+	newest = ` ORDER BY p.id DESC LIMIT $8`
+	to     = ` AND p.pay_to = $9`
+	of     = ` AND p.client = $9`
+	ofTo   = ` AND p.client = $9 AND p.pay_to = $10`
+	noOnes = ` AND p.client IS NULL`
+
+	sqlListOldest         = `SELECT ` + paymentColumns + listed + oldest
+	sqlListNewest         = `SELECT ` + paymentColumns + listed + newest
+	sqlListOldestTo       = `SELECT ` + paymentColumns + listed + to + oldest
+	sqlListNewestTo       = `SELECT ` + paymentColumns + listed + to + newest
+	sqlListOldestOf       = `SELECT ` + paymentColumns + listed + of + oldest
+	sqlListNewestOf       = `SELECT ` + paymentColumns + listed + of + newest
+	sqlListOldestOfTo     = `SELECT ` + paymentColumns + listed + ofTo + oldest
+	sqlListNewestOfTo     = `SELECT ` + paymentColumns + listed + ofTo + newest
+	sqlListOldestNoOnes   = `SELECT ` + paymentColumns + listed + noOnes + oldest
+	sqlListNewestNoOnes   = `SELECT ` + paymentColumns + listed + noOnes + newest
+	sqlListOldestNoOnesTo = `SELECT ` + paymentColumns + listed + noOnes + to + oldest
+	sqlListNewestNoOnesTo = `SELECT ` + paymentColumns + listed + noOnes + to + newest
 )
+
+// listSQL picks the statement of a list, and returns what it takes beside $1 to $8.
+func listSQL(f *payment.Filter) (sql string, args []any) {
+	of, to := f.Client != nil && *f.Client != "", f.PayTo != nil
+	pick := func(oldest, newest string) string {
+		if f.NewestFirst {
+			return newest
+		}
+		return oldest
+	}
+	switch {
+	case of && to:
+		return pick(sqlListOldestOfTo, sqlListNewestOfTo), []any{*f.Client, f.PayTo[:]}
+	case of:
+		return pick(sqlListOldestOf, sqlListNewestOf), []any{*f.Client}
+	case f.Client != nil && to:
+		return pick(sqlListOldestNoOnesTo, sqlListNewestNoOnesTo), []any{f.PayTo[:]}
+	case f.Client != nil:
+		return pick(sqlListOldestNoOnes, sqlListNewestNoOnes), nil
+	case to:
+		return pick(sqlListOldestTo, sqlListNewestTo), []any{f.PayTo[:]}
+	}
+	return pick(sqlListOldest, sqlListNewest), nil
+}
 
 // clockSlack is how far a replica's clock, which ids are made by, may be from the
 // database's, which payments are dated by, before a list by time misses one.
@@ -67,24 +105,12 @@ func (s *Store) ListPayments(ctx context.Context, f payment.Filter) ([]payment.P
 	for _, state := range f.States {
 		states = append(states, string(state))
 	}
-	var payer, payTo []byte
+	var payer []byte
 	if f.Payer != nil {
 		payer = f.Payer[:]
 	}
-	sql, ofClient := sqlListOldest, f.Client != nil && *f.Client != ""
-	switch {
-	case f.PayTo != nil && f.NewestFirst:
-		payTo, sql = f.PayTo[:], sqlListNewestTo
-	case f.PayTo != nil:
-		payTo, sql = f.PayTo[:], sqlListOldestTo
-	case ofClient && f.NewestFirst:
-		sql = sqlListNewestOf
-	case ofClient:
-		sql = sqlListOldestOf
-	case f.NewestFirst:
-		sql = sqlListNewest
-	}
-	return s.listed(ctx, sql, lower, upper, since, until, network, states, payer, payTo, f.Limit, f.Client)
+	sql, more := listSQL(&f)
+	return s.listed(ctx, sql, append([]any{lower, upper, since, until, network, states, payer, f.Limit}, more...)...)
 }
 
 // inOrder keeps the planner, which does not see the values of a generic plan, from

@@ -127,11 +127,11 @@ INSERT INTO spending AS s (network, day, wei) VALUES ($1, (now() AT TIME ZONE 'u
 ON CONFLICT (network, day) DO UPDATE SET wei = s.wei + excluded.wei`
 	// In the order of the clients, so that no two wait for each other.
 	sqlSpendOfClients = `
-INSERT INTO client_spending AS s (client, day, wei)
+INSERT INTO client_spending AS s (client, day, wei, payments)
 SELECT coalesce(p.client, '00000000-0000-0000-0000-000000000000'), (now() AT TIME ZONE 'utc')::date,
-	sum(div(t.cost, (SELECT count(*) FROM payments q WHERE q.transaction_id = t.id)))
+	sum(div(t.cost, (SELECT count(*) FROM payments q WHERE q.transaction_id = t.id))), count(*)
 FROM transactions t JOIN payments p ON p.transaction_id = t.id WHERE t.id = ANY($1::bigint[]) GROUP BY 1 ORDER BY 1
-ON CONFLICT (client, day) DO UPDATE SET wei = s.wei + excluded.wei`
+ON CONFLICT (client, day) DO UPDATE SET wei = s.wei + excluded.wei, payments = s.payments + excluded.payments`
 	sqlPay = `
 WITH paid AS (
 	UPDATE payments p SET state = 'included', tx_hash = $4, block_number = $5, block_hash = $6, evidence = $7,
