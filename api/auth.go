@@ -57,7 +57,7 @@ func (s *server) caller(r *http.Request) (*client.Client, error) {
 		return nil, &client.Denial{Check: client.CheckRate, Text: "too many calls from this address", After: time.Second}
 	}
 	c, err := s.Clients.Identify(client.Call{
-		Authorization: r.Header.Get("Authorization"), Method: r.Method, Host: r.Host, Path: r.URL.Path,
+		Authorization: r.Header.Get("Authorization"), Method: r.Method, Path: r.URL.Path,
 	})
 	if err == nil && c == nil {
 		c = s.Anonymous

@@ -290,7 +290,7 @@ func TestSupportedIsKept(t *testing.T) {
 func TestHostedClientsNeedOnlyTheURL(t *testing.T) {
 	t.Parallel()
 	c := world.chain
-	s := setup{chain: c, keysOnly: true, more: "clients: {token_hosts: [api.cdp.coinbase.com]}"}.start(t)
+	s := setup{chain: c, keysOnly: true, more: "clients: {token_hosts: [127.0.0.1, api.cdp.coinbase.com]}"}.start(t)
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

@@ -114,7 +114,7 @@ func (k keyFlags) make(id string) (text string, _ client.Key, _ error) {
 // tell prints a key, for the only time.
 func tell(w io.Writer, text string, k client.Key) {
 	if text == "" {
-		fmt.Fprintf(w, "key %s (%s) is registered\n", k.ID, k.Kind)
+		fmt.Fprintf(w, "key %s (%s) is registered; its tokens must be made for one of clients.token_hosts\n", k.ID, k.Kind)
 		return
 	}
 	fmt.Fprintf(w, "key (shown once, keep it): %s\n", text)

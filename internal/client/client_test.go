@@ -172,8 +172,8 @@ func TestTokensAreMadeForOneCall(t *testing.T) {
 		newSigning(t, "organizations/o/apiKeys/1", ec, &ec.PublicKey, jwt.SigningMethodES256),
 		newSigning(t, "0d2f", ed, edPublic, jwt.SigningMethodEdDSA),
 	}
-	d := directory(t, &book{clients: []client.Client{{ID: "a"}}, keys: []client.Key{keys[0].key, keys[1].key}}, "api.hosted.example")
-	call := client.Call{Method: "POST", Host: "pay.example", Path: "/platform/v2/x402/verify"}
+	d := directory(t, &book{clients: []client.Client{{ID: "a"}}, keys: []client.Key{keys[0].key, keys[1].key}}, "Pay.example", "api.hosted.example", "ported.example:8443")
+	call := client.Call{Method: "POST", Path: "/platform/v2/x402/verify"}
 	const uri = "POST pay.example/platform/v2/x402/verify"
 	type edit func(c jwt.MapClaims, header map[string]any)
 	token := func(s signing, method jwt.SigningMethod, private any, edits ...edit) string {
@@ -205,6 +205,8 @@ func TestTokensAreMadeForOneCall(t *testing.T) {
 		for name, edits := range map[string][]edit{
 			"as the clients make it":              nil,
 			"for the host that clients insist on": {set("uris", []string{"GET x/y", "POST api.hosted.example/platform/v2/x402/verify"})},
+			"with a port":                         {set("uris", []string{"POST pay.example:8080/platform/v2/x402/verify"})},
+			"with the one port that is good":      {set("uris", []string{"POST ported.example:8443/platform/v2/x402/verify"})},
 			"our clock is a little late":          {set("nbf", now.Add(20*time.Second).Unix())},
 		} {
 			if c, err := identify(token(s, s.method, s.private, edits...)); err != nil || c.ID != "a" {
@@ -216,24 +218,26 @@ func TestTokensAreMadeForOneCall(t *testing.T) {
 			text string
 			want client.Check
 		}{
-			"another host":              {token(s, s.method, s.private, set("uris", []string{"POST other.example/platform/v2/x402/verify"})), client.CheckKey},
-			"another path":              {token(s, s.method, s.private, set("uris", []string{"POST pay.example/platform/v2/x402/settle"})), client.CheckKey},
-			"another method":            {token(s, s.method, s.private, set("uris", []string{"GET pay.example/platform/v2/x402/verify"})), client.CheckKey},
-			"for no call":               {token(s, s.method, s.private, set("uris", nil)), client.CheckKey},
-			"of another issuer":         {token(s, s.method, s.private, set("iss", "x")), client.CheckKey},
-			"of another subject":        {token(s, s.method, s.private, set("sub", other.key.ID)), client.CheckKey},
-			"expired":                   {token(s, s.method, s.private, set("exp", now.Add(-time.Minute).Unix()), set("nbf", now.Add(-3*time.Minute).Unix())), client.CheckExpired},
-			"of tomorrow":               {token(s, s.method, s.private, set("nbf", now.Add(time.Hour).Unix()), set("exp", now.Add(time.Hour+time.Minute).Unix())), client.CheckExpired},
-			"without an end":            {token(s, s.method, s.private, set("exp", nil)), client.CheckKey},
-			"without a beginning":       {token(s, s.method, s.private, set("nbf", nil)), client.CheckExpired},
-			"valid for a day":           {token(s, s.method, s.private, set("exp", now.Add(24*time.Hour).Unix())), client.CheckExpired},
-			"of an unknown key":         {token(s, s.method, s.private, func(_ jwt.MapClaims, h map[string]any) { h["kid"] = "other" }), client.CheckKey},
-			"of another's key":          {token(other, s.method, s.private), client.CheckKey},
-			"signed by a shared secret": {token(s, jwt.SigningMethodHS256, s.key.Material), client.CheckKey},
-			"not signed":                {token(s, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType), client.CheckKey},
-			"with another signature":    {token(s, s.method, s.private) + "A", client.CheckKey},
-			"absurdly long":             {token(s, s.method, s.private, set("x", strings.Repeat("x", 5000))), client.CheckKey},
-			"no token":                  {"a.b.c", client.CheckKey},
+			"another host":               {token(s, s.method, s.private, set("uris", []string{"POST other.example/platform/v2/x402/verify"})), client.CheckKey},
+			"another port":               {token(s, s.method, s.private, set("uris", []string{"POST ported.example:443/platform/v2/x402/verify"})), client.CheckKey},
+			"a host that only begins so": {token(s, s.method, s.private, set("uris", []string{"POST pay.example.evil/platform/v2/x402/verify"})), client.CheckKey},
+			"another path":               {token(s, s.method, s.private, set("uris", []string{"POST pay.example/platform/v2/x402/settle"})), client.CheckKey},
+			"another method":             {token(s, s.method, s.private, set("uris", []string{"GET pay.example/platform/v2/x402/verify"})), client.CheckKey},
+			"for no call":                {token(s, s.method, s.private, set("uris", nil)), client.CheckKey},
+			"of another issuer":          {token(s, s.method, s.private, set("iss", "x")), client.CheckKey},
+			"of another subject":         {token(s, s.method, s.private, set("sub", other.key.ID)), client.CheckKey},
+			"expired":                    {token(s, s.method, s.private, set("exp", now.Add(-time.Minute).Unix()), set("nbf", now.Add(-3*time.Minute).Unix())), client.CheckExpired},
+			"of tomorrow":                {token(s, s.method, s.private, set("nbf", now.Add(time.Hour).Unix()), set("exp", now.Add(time.Hour+time.Minute).Unix())), client.CheckExpired},
+			"without an end":             {token(s, s.method, s.private, set("exp", nil)), client.CheckKey},
+			"without a beginning":        {token(s, s.method, s.private, set("nbf", nil)), client.CheckExpired},
+			"valid for a day":            {token(s, s.method, s.private, set("exp", now.Add(24*time.Hour).Unix())), client.CheckExpired},
+			"of an unknown key":          {token(s, s.method, s.private, func(_ jwt.MapClaims, h map[string]any) { h["kid"] = "other" }), client.CheckKey},
+			"of another's key":           {token(other, s.method, s.private), client.CheckKey},
+			"signed by a shared secret":  {token(s, jwt.SigningMethodHS256, s.key.Material), client.CheckKey},
+			"not signed":                 {token(s, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType), client.CheckKey},
+			"with another signature":     {token(s, s.method, s.private) + "A", client.CheckKey},
+			"absurdly long":              {token(s, s.method, s.private, set("x", strings.Repeat("x", 5000))), client.CheckKey},
+			"no token":                   {"a.b.c", client.CheckKey},
 		} {
 			if err := second(identify(row.text)); err == nil {
 				t.Errorf("%s is let through", name)

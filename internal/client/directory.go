@@ -43,8 +43,8 @@ type holder struct {
 	public any // an *ecdsa.PublicKey or ed25519.PublicKey, of a key that signs
 }
 
-// NewDirectory reads the record once. A token may be made for one of the hosts as
-// well as for the one that was called: for those that a client insists on.
+// NewDirectory reads the record once. Tokens must be made for one of the hosts, with
+// or without a port.
 func NewDirectory(ctx context.Context, source Source, hosts []string, now func() time.Time, log *slog.Logger) (*Directory, error) {
 	d := &Directory{source: source, hosts: hosts, now: now, log: log}
 	d.known.Store(&snapshot{})
@@ -103,8 +103,8 @@ func (d *Directory) Run(ctx context.Context) {
 type Call struct {
 	// Authorization is the header of that name.
 	Authorization string
-	// Method, Host and Path of the request, which a JWT is made for.
-	Method, Host, Path string
+	// Method and Path of the request, which a JWT is made for.
+	Method, Path string
 }
 
 // Identify returns the client that a call comes from; nil without a key. The

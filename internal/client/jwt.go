@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -63,19 +64,23 @@ func (s *snapshot) signer(token string, c Call, hosts []string, now time.Time) (
 	case got.NotBefore == nil || got.ExpiresAt.Sub(got.NotBefore.Time) > maxTokenLife:
 		return nil, &Denial{Check: CheckExpired, Text: fmt.Sprintf("the token must say nbf, and be valid for %s at most", maxTokenLife)}
 	case !madeFor(got.URIs, c, hosts):
-		return nil, &Denial{Check: CheckKey, Text: "the token is made for another call: its uris must hold the method, host and path"}
+		return nil, &Denial{Check: CheckKey, Text: "the token is made for another call: its uris must hold the method, a host of this service and the path"}
 	}
 	return h, nil
 }
 
-// madeFor says whether one of "METHOD host/path" is the call.
+// madeFor says whether one of "METHOD host/path" is the call at one of the hosts. The
+// host that the caller names says nothing: whoever got a token for another place
+// would name that.
 func madeFor(uris []string, c Call, hosts []string) bool {
-	for _, host := range append([]string{c.Host}, hosts...) {
-		if slices.Contains(uris, c.Method+" "+host+c.Path) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(uris, func(uri string) bool {
+		method, rest, _ := strings.Cut(uri, " ")
+		host, path, _ := strings.Cut(rest, "/")
+		return method == c.Method && "/"+path == c.Path && slices.ContainsFunc(hosts, func(h string) bool {
+			name, _, err := net.SplitHostPort(host)
+			return strings.EqualFold(h, host) || err == nil && strings.EqualFold(h, name)
+		})
+	})
 }
 
 // ParsePublicKey reads a public key from PEM (SPKI).

@@ -60,7 +60,8 @@ type HTTP struct {
 // Clients is who may call. Clients with keys are made by "facilitator clients".
 type Clients struct {
 	Anonymous Anonymous `yaml:"anonymous"`
-	// Hosts that a signed token (JWT) may be made for beside the one that is called, for clients that insist on one.
+	// Hosts that a signed token (JWT) may be made for: the public names of this service, and those that a client insists on. One
+	// without a port is good with any. Empty: no token is accepted.
 	TokenHosts []string `yaml:"token_hosts"`
 	// Calls a second without a good key that one address may make. Ten times as many may come at once. A good key is let
 	// through all the same. 0: any number.
