@@ -129,7 +129,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	verifier := verify.New(a.chains.networks(), a.store, a.gate, o.Now)
 	settler := settle.New(settle.Deps{
 		Verifier: verifier, Store: a.store, Relayer: a.chains, Board: a.board,
-		Wait: a.cfg.Settle.Wait, MaxQueued: a.cfg.Settle.MaxQueued, Claims: a.claims, Crash: o.Crash,
+		Wait: a.cfg.Settle.Wait, MaxQueued: a.cfg.Settle.MaxQueued, Told: a.told, Claims: a.claims, Crash: o.Crash,
 	})
 	if a.clients, err = client.NewDirectory(ctx, a.store, a.cfg.Clients.TokenHosts, o.Now, a.log); err != nil {
 		return fmt.Errorf("clients: %w", err)
@@ -387,4 +387,7 @@ func (a *App) Close() {
 func (a *App) moved(ids ...payment.ID) { a.board.Moved(ids...) }
 
 // ended has the policy learn what became of payments. Nothing ends before Run.
-func (a *App) ended(p *payment.Payment, o payment.Outcome) { a.gate.Ended(p, o) }
+func (a *App) ended(p *payment.Payment, o payment.Outcome) { a.gate.Ended(p.Terms, o.To, o.Evidence) }
+
+// told has it learn of those that another replica's wallets settled, too.
+func (a *App) told(p *payment.Payment) { a.gate.Ended(p.Terms, p.State, p.Evidence) }

@@ -219,18 +219,18 @@ func (g *Gate) Taken(t payment.Terms) bool { return g.traffic.taken(t) }
 // through before.
 func (g *Gate) Refused(t payment.Terms) { g.broken(t, g.traffic.refused(t)) }
 
-// Ended counts what became of a payment. What failed for reasons of ours or of
-// time is nobody's fault.
-func (g *Gate) Ended(p *payment.Payment, o payment.Outcome) {
-	switch o.To {
-	case payment.StateIncluded:
-		g.traffic.ended(p.Terms, true)
+// Ended counts that a payment came to a state, with the evidence there is, once
+// for all who know. What failed for reasons of ours or of time is nobody's fault.
+func (g *Gate) Ended(t payment.Terms, state payment.State, evidence *payment.Evidence) {
+	switch state {
+	case payment.StateIncluded, payment.StateFinal:
+		g.traffic.ended(t, true)
 	case payment.StateFailed:
-		if o.Evidence == nil || o.Evidence.Kind == payment.EvidenceExpired || o.Evidence.Kind == payment.EvidenceNotSent {
+		if evidence == nil || evidence.Kind == payment.EvidenceExpired || evidence.Kind == payment.EvidenceNotSent {
 			return
 		}
-		g.broken(p.Terms, g.traffic.ended(p.Terms, false))
-	case payment.StateQueued, payment.StateSigned, payment.StateBroadcast, payment.StateFinal:
+		g.broken(t, g.traffic.ended(t, false))
+	case payment.StateQueued, payment.StateSigned, payment.StateBroadcast:
 	}
 }
 

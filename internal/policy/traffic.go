@@ -68,7 +68,8 @@ type traffic struct {
 
 	mu      sync.Mutex
 	conduct *simplelru.LRU[side, conduct]
-	good    *simplelru.LRU[ticket, struct{}]
+	// good payments were taken, and those that are over have been counted.
+	good, over *simplelru.LRU[ticket, struct{}]
 }
 
 // conduct of one side.
@@ -86,7 +87,7 @@ type conduct struct {
 const parts = 1 << 10
 
 func newTraffic(cfg TrafficConfig, now func() time.Time) *traffic {
-	return &traffic{cfg: cfg, now: now, conduct: newLRU[side, conduct](), good: newLRU[ticket, struct{}]()}
+	return &traffic{cfg: cfg, now: now, conduct: newLRU[side, conduct](), good: newLRU[ticket, struct{}](), over: newLRU[ticket, struct{}]()}
 }
 
 func (t *traffic) metered() bool { return t.cfg.PerPayer > 0 || t.cfg.PerPayee > 0 }
@@ -206,7 +207,8 @@ func (t *traffic) refused(p payment.Terms) []side {
 	return t.count(p, false)
 }
 
-// ended counts a settle that came to its end.
+// ended counts a settle that came to its end, once: whoever signed it tells, and
+// whoever waited for it.
 func (t *traffic) ended(p payment.Terms, paid bool) []side {
 	if !t.breaks() {
 		return nil
@@ -214,6 +216,10 @@ func (t *traffic) ended(p payment.Terms, paid bool) []side {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.good.Remove(ticketOf(p))
+	if t.over.Contains(ticketOf(p)) {
+		return nil
+	}
+	t.over.Add(ticketOf(p), struct{}{})
 	return t.count(p, paid)
 }
 

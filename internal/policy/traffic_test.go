@@ -154,12 +154,36 @@ func TestFailuresAmongManySuccessesBreakNothing(t *testing.T) {
 
 // end has the relayer tell what became of a payment.
 func (b *bench) end(terms payment.Terms, paid bool) {
-	p := &payment.Payment{Terms: terms}
 	if paid {
-		b.Ended(p, p.Paid(payment.EvidenceReceipt, new(chain.Receipt)))
+		b.Ended(terms, payment.StateIncluded, &payment.Evidence{Kind: payment.EvidenceReceipt})
 		return
 	}
-	b.Ended(p, p.Failed("", "", &payment.Evidence{Kind: payment.EvidenceReverted}))
+	b.Ended(terms, payment.StateFailed, &payment.Evidence{Kind: payment.EvidenceReverted})
+}
+
+// TestAnEndIsCountedOnce, whoever tells it: the wallet that settled the payment is
+// of this replica, or of another, and callers repeat.
+func TestAnEndIsCountedOnce(t *testing.T) {
+	t.Parallel()
+	cfg := breaker
+	cfg.SlowTo = 0
+	b := newBench(t, policy.Config{Traffic: cfg})
+	failing := deal(nil)
+	wantGood(t, "it", b.good(t, failing))
+	for range 10 {
+		b.end(failing, false)
+	}
+	wantGood(t, "after one failure that was told often", b.pass(t, deal(nil)))
+	for range 2 { // 2 of 3 that were told of fail
+		b.end(deal(nil), false)
+	}
+	paid := deal(nil)
+	for range 10 {
+		b.end(paid, true)
+		b.Ended(paid, payment.StateFinal, nil)
+	}
+	b.end(deal(nil), false) // 4 of 5: successes that are told often weigh no more
+	wantWait(t, "after four failures", b.pass(t, deal(nil)), 10*time.Minute)
 }
 
 func TestWhatFailsOnChainCountsForPayerAndPayee(t *testing.T) {
@@ -185,10 +209,10 @@ func TestWhatIsNobodysFaultIsNotCounted(t *testing.T) {
 	cfg.PayerFailures, cfg.PayeeFailures = 1, 1
 	b := newBench(t, policy.Config{Traffic: cfg})
 	terms := deal(nil)
-	p := &payment.Payment{Terms: terms}
-	b.Ended(p, p.Failed("", "", &payment.Evidence{Kind: payment.EvidenceExpired}))
-	b.Ended(p, p.Failed("", "", &payment.Evidence{Kind: payment.EvidenceNotSent}))
-	b.Ended(p, p.Requeued())
+	b.Ended(terms, payment.StateFailed, &payment.Evidence{Kind: payment.EvidenceExpired})
+	b.Ended(terms, payment.StateFailed, &payment.Evidence{Kind: payment.EvidenceNotSent})
+	b.Ended(terms, payment.StateFailed, nil)
+	b.Ended(terms, payment.StateQueued, nil)
 	b.Refused(terms) // never found good
 	wantGood(t, "found good", b.Take(terms))
 	forged := terms

@@ -91,6 +91,7 @@ func (s *Settler) look(ctx context.Context, w *waiter) (_ payment.Answer, done b
 		return s.tell(w)
 	}
 	s.Crash("answer_taken")
+	s.Told(&w.last)
 	success := about(&w.last)
 	success.Success, success.Call = true, w.call
 	if ctx.Err() != nil {
@@ -128,6 +129,7 @@ func (s *Settler) tell(w *waiter) (answer payment.Answer, done bool, _ error) {
 	answer = about(p)
 	switch {
 	case p.State == payment.StateFailed:
+		s.Told(p)
 		answer, err := failed(p)
 		return answer, true, err
 	case own && s.reached(w):

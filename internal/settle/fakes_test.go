@@ -323,6 +323,15 @@ type bench struct {
 	// client and admit are those of its calls.
 	client string
 	admit  func() error
+	// told are the states of what its callers were told of.
+	telling sync.Mutex
+	told    []payment.State
+}
+
+func (b *bench) learn(p *payment.Payment) {
+	b.telling.Lock()
+	defer b.telling.Unlock()
+	b.told = append(b.told, p.State)
 }
 
 // newBench begins a bubble's settler.
@@ -336,7 +345,7 @@ func benchOf(t *testing.T, r *record) *bench {
 	b := &bench{record: r, verifier: &verifier{terms: sale(), record: r}, relayer: &relayer{}}
 	b.board = settle.NewBoard(b.record, time.Second, slog.New(slog.DiscardHandler))
 	b.Settler = settle.New(settle.Deps{
-		Verifier: b.verifier, Store: b.record, Relayer: b.relayer, Board: b.board, Wait: wait, MaxQueued: 10, Crash: func(string) {},
+		Verifier: b.verifier, Store: b.record, Relayer: b.relayer, Board: b.board, Wait: wait, MaxQueued: 10, Told: b.learn, Crash: func(string) {},
 	})
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)

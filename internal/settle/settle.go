@@ -64,6 +64,8 @@ type Deps struct {
 	Wait time.Duration
 	// MaxQueued payments of a network may wait to be signed.
 	MaxQueued int
+	// Told is called with each payment whose end a caller is told, as often as one is.
+	Told func(p *payment.Payment)
 	// Claims remember the traces of requests; nil remembers nothing.
 	Claims *tracing.Claims
 	// Crash is called with the name of each step; the crash suite dies in it.

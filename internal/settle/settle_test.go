@@ -3,6 +3,7 @@ package settle_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,6 +45,29 @@ func TestAPaymentIsClaimedAndItsSuccessIsTold(t *testing.T) {
 		b.move(included)
 		wantSuccess(t, <-call, false)
 	})
+}
+
+// TestEndsThatAreToldAreLearned, whichever replica's wallet settled the payment: a
+// success once, and what is not over not at all.
+func TestEndsThatAreToldAreLearned(t *testing.T) {
+	t.Parallel()
+	for want, move := range map[payment.State]func(*payment.Payment){payment.StateIncluded: included, payment.StateFailed: failed} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			call := b.later(t.Context(), "")
+			synctest.Wait()
+			b.move(signed)
+			synctest.Wait()
+			if len(b.told) != 0 {
+				t.Errorf("learned %q of what is under way", b.told)
+			}
+			b.record.set(move) // by another replica
+			<-call
+			if !slices.Equal(b.told, []payment.State{want}) {
+				t.Errorf("learned %q, want %s", b.told, want)
+			}
+		})
+	}
 }
 
 func TestSuccessWaitsForItsDepth(t *testing.T) {
