@@ -19,7 +19,9 @@ const (
 	Decode Phase = iota
 	Policy
 	Record
+	Screen
 	Chain
+	Hook
 	Claim
 	Wait
 	Answer
@@ -28,7 +30,7 @@ const (
 
 // String names a phase in metrics.
 func (p Phase) String() string {
-	return [count]string{"decode", "policy", "record", "chain", "claim", "wait", "answer"}[p]
+	return [count]string{"decode", "policy", "record", "screen", "chain", "hook", "claim", "wait", "answer"}[p]
 }
 
 // Metrics of the routes that judge payments. The series of each are made once, so
@@ -47,7 +49,7 @@ func NewMetrics(r *metrics.Registry, now func() time.Time, routes ...string) *Me
 	seconds := r.Histogram(metrics.About{
 		Name: "request_phase_seconds", Unit: "seconds",
 		Help: "Time that requests spend in each phase: decode (read the body), policy (checks without I/O), record (look at our record), " +
-			"chain (simulate), claim (queue bound and commit), wait (for a lane and the chain), answer (write).",
+			"screen (rates, breaker, lists, oracle), chain (simulate), hook (ask the screening hook), claim (queue bound and commit), wait (for a lane and the chain), answer (write).",
 		Labels:  []metrics.Label{metrics.One("route", routes...), metrics.One("phase", names...)},
 		Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30},
 	})

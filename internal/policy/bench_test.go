@@ -119,7 +119,10 @@ func to(a chain.Address) func(*payment.Terms) { return func(t *payment.Terms) { 
 
 func (b *bench) pass(t *testing.T, terms payment.Terms, contracts ...chain.Address) error {
 	t.Helper()
-	return b.Pass(t.Context(), terms, contracts)
+	if err := b.Pass(t.Context(), terms, contracts); err != nil {
+		return err
+	}
+	return b.Ask(t.Context(), terms, contracts)
 }
 
 func wantReason(t *testing.T, err error, want x402.Reason) {

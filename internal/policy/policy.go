@@ -21,6 +21,7 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
+	"facilitator/internal/phase"
 	"facilitator/internal/x402"
 )
 
@@ -145,7 +146,7 @@ func (g *Gate) Pass(ctx context.Context, t payment.Terms, contracts []chain.Addr
 		return err
 	}
 	oracle := g.oracles[t.Key.Network]
-	if len(g.lists) == 0 && oracle == nil && g.hook == nil {
+	if len(g.lists) == 0 && oracle == nil {
 		return nil
 	}
 	who := partiesOf(t, contracts)
@@ -153,14 +154,20 @@ func (g *Gate) Pass(ctx context.Context, t payment.Terms, contracts []chain.Addr
 		return err
 	}
 	if oracle != nil {
-		if err := g.judged(ctx, t, oracle.source, oracle.ask(ctx, who)); err != nil {
-			return err
-		}
-	}
-	if g.hook != nil {
-		return g.judged(ctx, t, g.hook.source, g.hook.ask(ctx, t, contracts))
+		return g.judged(ctx, t, oracle.source, oracle.ask(ctx, who))
 	}
 	return nil
+}
+
+// Ask asks the hook about a payment that would succeed, and says what Pass does.
+// Only who has the money can keep the hook busy.
+func (g *Gate) Ask(ctx context.Context, t payment.Terms, contracts []chain.Address) error {
+	if g.hook == nil {
+		return nil
+	}
+	var v verdict
+	phase.Run(ctx, phase.Hook, func(ctx context.Context) { v = g.hook.ask(ctx, t, contracts) })
+	return g.judged(ctx, t, g.hook.source, v)
 }
 
 // screenLocally looks into every list before it says that one of them is too old.

@@ -126,7 +126,7 @@ func TestACallerWhoLeavesSaysNothingAboutASource(t *testing.T) {
 	b := newBench(t, policy.Config{Oracles: map[x402.Network]policy.Oracle{network: o}, OracleTTL: time.Minute, FailOpen: true})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := b.Pass(ctx, deal(nil), nil); !errors.Is(err, payment.ErrUnscreened) {
+	if err := errors.Join(b.Pass(ctx, deal(nil), nil), b.Ask(ctx, deal(nil), nil)); !errors.Is(err, payment.ErrUnscreened) {
 		t.Errorf("%v: what nobody waits for must not go on", err)
 	}
 	if len(b.Problems()) != 0 {

@@ -49,6 +49,8 @@ type Gate interface {
 	// Pass lets a payment go on to the chain whose signature is its payer's. A
 	// refusal is an *x402.Rejection; other errors say that it can't be told now.
 	Pass(ctx context.Context, t payment.Terms, contracts []chain.Address) error
+	// Ask is what Pass leaves for a payment that would succeed. Its errors are those.
+	Ask(ctx context.Context, t payment.Terms, contracts []chain.Address) error
 	// Take counts a payment that was found good, and says as Pass does whether that
 	// is one too many. However often it is asked, it counts once.
 	Take(t payment.Terms) error
@@ -226,14 +228,17 @@ func (v *Verifier) simulate(ctx context.Context, p scheme.Payment, seen *payment
 	if err := v.networks[t.Key.Network].Ready(); err != nil {
 		return 0, nil, err
 	}
-	if err := v.gate.Pass(ctx, t, p.Contracts()); err != nil {
-		return 0, nil, err
-	}
 	var outlook scheme.Outlook
 	var err error
+	phase.Run(ctx, phase.Screen, func(ctx context.Context) { err = v.gate.Pass(ctx, t, p.Contracts()) })
+	if err != nil {
+		return 0, nil, err
+	}
 	phase.Run(ctx, phase.Chain, func(ctx context.Context) { outlook, err = p.Simulate(ctx, seen.Promised) })
 	if err == nil {
-		err = v.gate.Take(t)
+		if err = v.gate.Ask(ctx, t, p.Contracts()); err == nil {
+			err = v.gate.Take(t)
+		}
 	} else if _, refused := x402.AsRejection(err); refused {
 		v.broken(ctx, p, t)
 	}

@@ -112,16 +112,21 @@ func (r *record) Reserve(_ context.Context, _ payment.Terms, g *payment.Guard, l
 
 // gate says what it is told to say.
 type gate struct {
-	pass, take error
-	taken      bool
-	refused    []payment.Terms
-	contracts  []chain.Address
-	pay        *pay
+	pass, ask, take error
+	taken           bool
+	refused         []payment.Terms
+	contracts       []chain.Address
+	pay             *pay
 }
 
 func (g *gate) Pass(_ context.Context, _ payment.Terms, contracts []chain.Address) error {
 	g.pay.asked, g.contracts = append(g.pay.asked, "gate"), contracts
 	return g.pass
+}
+
+func (g *gate) Ask(context.Context, payment.Terms, []chain.Address) error {
+	g.pay.asked = append(g.pay.asked, "hook")
+	return g.ask
 }
 
 func (g *gate) Take(payment.Terms) error {
@@ -248,7 +253,7 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 		reject *x402.Rejection
 		err    error
 	}{
-		{"a good payment", func(*bench) {}, []string{"check", "record", "ready", "gate", "chain", "take"}, nil, nil},
+		{"a good payment", func(*bench) {}, []string{"check", "record", "ready", "gate", "chain", "hook", "take"}, nil, nil},
 		{"a bad one", func(b *bench) { b.pay.check = refused }, []string{"check"}, refused, nil},
 		{"one that can't be checked", func(b *bench) { b.pay.check = silent }, []string{"check"}, nil, silent},
 		{"the record is silent", func(b *bench) { b.record.err = payment.ErrUnavailable }, []string{"check", "record"}, nil, payment.ErrUnavailable},
@@ -262,7 +267,7 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 			[]string{"check", "record"},
 			x402.Reject(x402.ReasonExactNonceUsed, "used by somebody else"), nil,
 		},
-		{"one that failed unsent may be tried again", func(b *bench) { b.record.p = known(payment.StateFailed, 0) }, []string{"check", "record", "ready", "gate", "chain", "take"}, nil, nil},
+		{"one that failed unsent may be tried again", func(b *bench) { b.record.p = known(payment.StateFailed, 0) }, []string{"check", "record", "ready", "gate", "chain", "hook", "take"}, nil, nil},
 		{"nobody could settle it", func(b *bench) { b.ready = silent }, []string{"check", "record", "ready"}, nil, silent},
 		{"the gate refuses it", func(b *bench) { b.gate.pass = refused }, []string{"check", "record", "ready", "gate", "record"}, refused, nil},
 		{
@@ -274,7 +279,9 @@ func TestVerifyAsksInTheOrderOfCost(t *testing.T) {
 			&taken, nil,
 		},
 		{"the gate can't tell", func(b *bench) { b.gate.pass = payment.ErrUnscreened }, []string{"check", "record", "ready", "gate"}, nil, payment.ErrUnscreened},
-		{"it is one too many", func(b *bench) { b.gate.take = silent }, []string{"check", "record", "ready", "gate", "chain", "take"}, nil, silent},
+		{"the hook refuses it", func(b *bench) { b.gate.ask = refused }, []string{"check", "record", "ready", "gate", "chain", "hook", "record"}, refused, nil},
+		{"the hook can't tell", func(b *bench) { b.gate.ask = payment.ErrUnscreened }, []string{"check", "record", "ready", "gate", "chain", "hook"}, nil, payment.ErrUnscreened},
+		{"it is one too many", func(b *bench) { b.gate.take = silent }, []string{"check", "record", "ready", "gate", "chain", "hook", "take"}, nil, silent},
 		{"the chain refuses it", func(b *bench) { b.pay.simulate = refused }, []string{"check", "record", "ready", "gate", "chain", "record"}, refused, nil},
 		{
 			"the chain refuses what was settled meanwhile", func(b *bench) {
@@ -323,9 +330,9 @@ func TestModesDecideWhatIsAskedAndWritten(t *testing.T) {
 	t.Parallel()
 	some := payment.Promised{Amount: x402.NewUint256(3000), Payments: 2}
 	for mode, asked := range map[payment.ExposureMode][]string{
-		payment.ExposureOff:      {"check", "record", "ready", "gate", "chain", "take"},
-		payment.ExposureInFlight: {"check", "record", "ready", "gate", "chain", "take"},
-		payment.ExposureReserve:  {"check", "record", "ready", "gate", "chain", "take", "reserve"},
+		payment.ExposureOff:      {"check", "record", "ready", "gate", "chain", "hook", "take"},
+		payment.ExposureInFlight: {"check", "record", "ready", "gate", "chain", "hook", "take"},
+		payment.ExposureReserve:  {"check", "record", "ready", "gate", "chain", "hook", "take", "reserve"},
 	} {
 		b := newBench(mode)
 		b.record.promised, b.record.mark = some, big.NewInt(9000)
@@ -411,7 +418,7 @@ func TestJudgeLooksAtTheChainAndNotAtTheRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if atLeast, guard, err := b.Judge(t.Context(), p, new(payment.Exposure)); err != nil || atLeast != 41 || guard != nil || !cmp.Equal(b.pay.asked, []string{"check", "ready", "gate", "chain", "take"}) {
+	if atLeast, guard, err := b.Judge(t.Context(), p, new(payment.Exposure)); err != nil || atLeast != 41 || guard != nil || !cmp.Equal(b.pay.asked, []string{"check", "ready", "gate", "chain", "hook", "take"}) {
 		t.Errorf("%v, asked %v", err, b.pay.asked)
 	}
 	b.pay.asked = nil
