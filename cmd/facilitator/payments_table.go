@@ -87,9 +87,11 @@ func (r *paymentRecord) cells() []string {
 	return cells
 }
 
-// harmless keeps a spreadsheet from taking a text for a formula: callers and
-// nodes have a word in some of them.
+// harmless keeps a spreadsheet from taking a text, or a part of it where it splits
+// cells at semicolons or tabs, for a formula: callers and nodes have a word in some
+// of them.
 func harmless(cell string) string {
+	cell = strings.NewReplacer(";", "%3B", "\t", "%09").Replace(cell)
 	if cell != "" && strings.ContainsRune("=+-@\t\r\n", rune(cell[0])) {
 		return "'" + cell
 	}

@@ -179,7 +179,7 @@ func TestListAndShow(t *testing.T) {
 func TestHarmless(t *testing.T) {
 	t.Parallel()
 	for cell, want := range map[string]string{
-		"": "", "a=b": "a=b", "=1": "'=1", "+1": "'+1", "-1": "'-1", "@a": "'@a", "\t=1": "'\t=1", "\r=1": "'\r=1", "\n=1": "'\n=1", "0x1": "0x1",
+		"": "", "a=b": "a=b", "=1": "'=1", "+1": "'+1", "-1": "'-1", "@a": "'@a", "\t=1": "%09=1", "a;=1\t+2": "a%3B=1%09+2", "\r=1": "'\r=1", "\n=1": "'\n=1", "0x1": "0x1",
 	} {
 		if got := harmless(cell); got != want {
 			t.Errorf("%q becomes %q, want %q", cell, got, want)
