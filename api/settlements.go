@@ -174,19 +174,19 @@ func (s *server) page(r *http.Request, q url.Values, who *client.Client) (_ []pa
 			continue
 		}
 		if *to, err = time.Parse(time.RFC3339, q.Get(name)); err != nil {
-			return nil, "", badParameter(name, errors.New("must be a time such as 2026-11-28T00:00:00Z")), nil //nolint:nilerr // the caller is told in other words
+			return nil, "", badParameter(name, errors.New("must be a time such as 2026-11-28T00:00:00Z")), nil
 		}
 	}
 	limit := maxPage
 	if q.Has("limit") {
 		if limit, err = strconv.Atoi(q.Get("limit")); err != nil || limit < 1 || limit > maxPage {
-			return nil, "", badParameter("limit", fmt.Errorf("must be between 1 and %d", maxPage)), nil //nolint:nilerr // the caller is told in other words
+			return nil, "", badParameter("limit", fmt.Errorf("must be between 1 and %d", maxPage)), nil
 		}
 	}
 	if q.Has("cursor") {
 		id, err := uuid.Parse(q.Get("cursor"))
 		if err != nil {
-			return nil, "", badParameter("cursor", errors.New("must be the next of an answer")), nil //nolint:nilerr // the caller is told in other words
+			return nil, "", badParameter("cursor", errors.New("must be the next of an answer")), nil
 		}
 		f.After = payment.ID(id.String())
 	}

@@ -21,7 +21,6 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
-	"facilitator/internal/phase"
 	"facilitator/internal/x402"
 )
 
@@ -165,9 +164,7 @@ func (g *Gate) Ask(ctx context.Context, t payment.Terms, contracts []chain.Addre
 	if g.hook == nil {
 		return nil
 	}
-	var v verdict
-	phase.Run(ctx, phase.Hook, func(ctx context.Context) { v = g.hook.ask(ctx, t, contracts) })
-	return g.judged(ctx, t, g.hook.source, v)
+	return g.judged(ctx, t, g.hook.source, g.hook.ask(ctx, t, contracts))
 }
 
 // screenLocally looks into every list before it says that one of them is too old.

@@ -205,3 +205,38 @@ func TestWhatIsTakenAwayIsNoticed(t *testing.T) {
 		}
 	}
 }
+
+// TestAMigrationWaitsNotLongForALock: whoever comes after it waits as long as it
+// does, so it gives up, leaves all as it was, and can be tried again.
+func TestAMigrationWaitsNotLongForALock(t *testing.T) {
+	t.Parallel()
+	const clients = 6
+	r := open(t)
+	after := r.schema(t)
+	for {
+		version, err := r.MigrateDown(t.Context())
+		must(t, err)
+		if version == clients {
+			break
+		}
+	}
+	before := r.schema(t)
+	reader := connect(t, r.url)
+	tx, err := reader.Begin(t.Context())
+	must(t, err)
+	_, err = tx.Exec(t.Context(), "SELECT 1 FROM payments")
+	must(t, err)
+	if _, err := r.MigrateUp(t.Context()); err == nil || !strings.Contains(err.Error(), "lock timeout") {
+		t.Fatalf("while somebody reads: %v", err)
+	}
+	if diff := cmp.Diff(before, r.schema(t)); diff != "" {
+		t.Errorf("it left something (-before +after):\n%s", diff)
+	}
+	must(t, tx.Rollback(t.Context()))
+	if _, err := r.MigrateUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(after, r.schema(t)); diff != "" {
+		t.Errorf("up again (-want +got):\n%s", diff)
+	}
+}

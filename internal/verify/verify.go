@@ -235,12 +235,14 @@ func (v *Verifier) simulate(ctx context.Context, p scheme.Payment, seen *payment
 		return 0, nil, err
 	}
 	phase.Run(ctx, phase.Chain, func(ctx context.Context) { outlook, err = p.Simulate(ctx, seen.Promised) })
-	if err == nil {
-		if err = v.gate.Ask(ctx, t, p.Contracts()); err == nil {
-			err = v.gate.Take(t)
-		}
-	} else if _, refused := x402.AsRejection(err); refused {
+	if _, refused := x402.AsRejection(err); refused {
 		v.broken(ctx, p, t)
+	}
+	if err == nil {
+		phase.Run(ctx, phase.Hook, func(ctx context.Context) { err = v.gate.Ask(ctx, t, p.Contracts()) })
+	}
+	if err == nil {
+		err = v.gate.Take(t)
 	}
 	return outlook.AtLeast, seen.Guard(outlook.Spare), err
 }
