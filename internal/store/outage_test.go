@@ -123,6 +123,9 @@ func everyMethod(s *store.Store) map[string]func(context.Context) error {
 		"Withdraw":       func(ctx context.Context) error { return s.Withdraw(ctx, id, x402.ReasonUnexpectedSettle, "") },
 		"WatchedBlocks":  func(ctx context.Context) error { return drop(s.WatchedBlocks(ctx, network, 1, 1, 1)) },
 		"RecordFinal":    func(ctx context.Context) error { return s.RecordFinal(ctx, network, []chain.Head{{}}) },
+		"AddHits":        func(ctx context.Context) error { return s.AddHits(ctx, []payment.Hits{refusal(1, 1)}) },
+		"Hits":           func(ctx context.Context) error { return drop(s.Hits(ctx, payment.HitFilter{Limit: 1})) },
+		"ForgetHits":     func(ctx context.Context) error { return drop(s.ForgetHits(ctx, time.Now())) },
 		"RecordReorg":    func(ctx context.Context) error { return s.RecordReorg(ctx, network, chain.Head{}) },
 	}
 }
