@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"facilitator/internal/client"
+	"facilitator/internal/payment"
 )
 
 // Clients says who calls; client.Directory is one. Without a key there is no
@@ -43,6 +44,9 @@ func (s *server) as(scope client.Scope, h authorized) handler {
 		}
 		if err != nil {
 			return s.denied(err, c)
+		}
+		if c.ID != "" {
+			r = r.WithContext(payment.WithClient(r.Context(), c.ID))
 		}
 		a := h(w, r, c)
 		a.attrs = append(a.attrs, slog.String("client", c.Name))

@@ -48,6 +48,7 @@ var (
 	_ api.Payments  = (*store.Store)(nil)
 	_ client.Source = (*store.Store)(nil)
 	_ client.Usage  = (*store.Store)(nil)
+	_ policy.Record = (*store.Store)(nil)
 )
 
 // Options are what the command line and tests decide; zero values do.
@@ -281,7 +282,7 @@ func (a *App) Run(ctx context.Context) error {
 		})
 	}
 	group.Go(func() error { return a.board.Run(failed) })
-	for _, run := range []func(context.Context){a.clients.Run, a.limits.Run, a.gate.Run} {
+	for _, run := range []func(context.Context){a.clients.Run, a.limits.Run, a.gate.Run, a.gate.RunHits} {
 		group.Go(func() error {
 			run(failed)
 			return nil

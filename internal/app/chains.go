@@ -214,11 +214,7 @@ func wireAssets(configured []config.Asset) (assets, error) {
 
 // dial prepares the clients of all nodes.
 func (w *wiredChain) dial(ctx context.Context, cfg *config.Chain, o evm.Options) (err error) {
-	nodes := []evm.Node{{Name: "rpc_url", URL: cfg.RPCURL.Reveal()}}
-	for i, node := range cfg.ReadFrom {
-		nodes = append(nodes, evm.Node{Name: node.NameAt(i), URL: node.URL.Reveal()})
-	}
-	if w.client, err = evm.DialAll(ctx, nodes, o); err != nil {
+	if w.client, err = evm.DialAll(ctx, readNodes(cfg), o); err != nil {
 		return err
 	}
 	for i, node := range cfg.SendTo {
@@ -230,6 +226,15 @@ func (w *wiredChain) dial(ctx context.Context, cfg *config.Chain, o evm.Options)
 	}
 	w.senders = evm.NewSenders(append([]*evm.Client{w.client}, w.others...)...)
 	return nil
+}
+
+// readNodes are those that are asked, in their order.
+func readNodes(cfg *config.Chain) []evm.Node {
+	nodes := []evm.Node{{Name: "rpc_url", URL: cfg.RPCURL.Reveal()}}
+	for i, node := range cfg.ReadFrom {
+		nodes = append(nodes, evm.Node{Name: node.NameAt(i), URL: node.URL.Reveal()})
+	}
+	return nodes
 }
 
 // close waits for sends and drops connections.

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,13 +19,42 @@ import (
 	"go.uber.org/goleak"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/devnet"
 	"facilitator/internal/metrics"
 	"facilitator/internal/payment"
 	"facilitator/internal/policy"
+	"facilitator/internal/store/storetest"
 	"facilitator/internal/x402"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// server is nil where there is no Postgres to test with.
+var server *storetest.Server
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if testing.Short() {
+		return m.Run()
+	}
+	var err error
+	server, err = storetest.Start(context.Background())
+	if err != nil && (os.Getenv("CI") != "" || !errors.Is(err, devnet.ErrNoTools)) {
+		fmt.Fprintln(os.Stderr, "test set-up:", err)
+		return 1
+	}
+	code := m.Run()
+	if server != nil {
+		err = server.Close()
+	}
+	if err = errors.Join(err, goleak.Find()); err != nil && server != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "test end:", err)
+		code = 1
+	}
+	return code
+}
 
 const network = x402.Network("eip155:8453")
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"facilitator/internal/chain"
@@ -35,7 +36,7 @@ const (
 	maxHookAnswer = 16 << 10
 	// maxHookCalls are under way at a time; others wait within their timeout.
 	maxHookCalls = 64
-	// maxDetail of a hook's reason is kept in the log.
+	// maxDetail of a hook's reason is kept.
 	maxDetail = 256
 )
 
@@ -152,6 +153,13 @@ func (h *hook) call(ctx context.Context, q hookQuestion) (hookAnswer, error) {
 	if answer.Decision != "allow" && answer.Decision != "deny" {
 		return hookAnswer{}, errors.New("the answer neither allows nor denies")
 	}
-	answer.Reason = answer.Reason[:min(len(answer.Reason), maxDetail)]
+	answer.Reason = clean(answer.Reason)
 	return answer, nil
+}
+
+// clean is a reason as logs and the record take it: not cut within a character,
+// and without what a database refuses in a text.
+func clean(reason string) string {
+	reason = strings.ReplaceAll(reason, "\x00", "")
+	return strings.ToValidUTF8(reason[:min(len(reason), maxDetail)], "")
 }

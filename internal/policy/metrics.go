@@ -12,6 +12,7 @@ import (
 // Metrics of the gate. Sources stand in them by their configured name.
 type Metrics struct {
 	hits, failures   *prometheus.CounterVec
+	unrecorded       *prometheus.CounterVec
 	refusals, opened *prometheus.CounterVec
 	addresses        *prometheus.GaugeVec
 	unscreened       prometheus.Counter
@@ -40,6 +41,12 @@ func NewMetrics(r *metrics.Registry, now func() time.Time) *Metrics {
 		failures: r.Counter(metrics.About{
 			Name: "screening_failures_total", Unit: "times", Help: "Times a source of screening could not tell, or a list could not be read.",
 			Labels: []metrics.Label{source, kind},
+		}),
+		unrecorded: r.Counter(metrics.About{
+			Name: "screening_hits_unrecorded_total", Unit: "payments",
+			Help: "Refusals by screening that the record has not as they were: rest (counted without saying who it was: too many others on that day), " +
+				"database (not recorded at all). The log has every one.",
+			Labels: []metrics.Label{metrics.One("cause", causeRest, causeDatabase)},
 		}),
 		refusals: r.Counter(metrics.About{
 			Name: "policy_refusals_total", Unit: "payments", Help: "Payments refused for another policy than screening.",

@@ -7,9 +7,12 @@
 //   - what a source of screening can't tell is no judgement of the payment (I7),
 //     and nothing is let through for it unless FailOpen says so,
 //   - a message to the payer never tells which source has it,
-//   - what is kept of payers and payees is bounded in memory.
+//   - what is kept of payers and payees is bounded in memory, and what a flood of
+//     refused payments writes is bounded in the record,
+//   - no request waits for the record of whom screening refused.
 //
-// It does not guarantee that replicas agree: each counts and keeps for itself.
+// It does not guarantee that replicas agree: each counts and keeps for itself. Nor
+// that the record of whom screening refused is exact: the log is.
 package policy
 
 import (
@@ -39,7 +42,9 @@ type Config struct {
 	// OracleTTL is how long an oracle's answer is kept.
 	OracleTTL time.Duration
 	Hook      HookConfig
-	Traffic   TrafficConfig
+	// Record keeps whom screening refused; nil for none.
+	Record  Record
+	Traffic TrafficConfig
 }
 
 // Gate is safe for concurrent use.
@@ -52,19 +57,30 @@ type Gate struct {
 	lists   []*list
 	oracles map[x402.Network]*oracle
 	hook    *hook // nil without one
+	hits    *hits // nil without a record
 	traffic *traffic
 }
 
 // New reads every list; one that can't be read is an error.
 func New(ctx context.Context, cfg Config, now func() time.Time, log *slog.Logger, m *Metrics) (*Gate, error) {
+	g := assemble(ctx, cfg, now, log, m)
+	for _, l := range g.lists {
+		if err := l.refresh(ctx); err != nil {
+			return nil, fmt.Errorf("list %s: %w", l.Name, err)
+		}
+	}
+	return g, nil
+}
+
+// assemble makes a gate whose lists are not read yet.
+func assemble(ctx context.Context, cfg Config, now func() time.Time, log *slog.Logger, m *Metrics) *Gate {
 	g := &Gate{cfg: cfg, log: log, metrics: m, now: now, oracles: make(map[x402.Network]*oracle)}
 	g.traffic = newTraffic(cfg.Traffic, now)
+	if cfg.Record != nil {
+		g.hits = newHits(cfg.Record, now, log, m)
+	}
 	for _, c := range cfg.Lists {
-		l := &list{ListConfig: c, source: g.source(ctx, c.Name, string(c.Format)), now: now}
-		if err := l.refresh(ctx); err != nil {
-			return nil, fmt.Errorf("list %s: %w", c.Name, err)
-		}
-		g.lists = append(g.lists, l)
+		g.lists = append(g.lists, &list{ListConfig: c, source: g.source(ctx, c.Name, string(c.Format)), now: now})
 	}
 	for network, o := range cfg.Oracles {
 		g.oracles[network] = newOracle(o, cfg.OracleTTL, now, g.source(ctx, "oracle_"+string(network), "oracle"))
@@ -72,7 +88,7 @@ func New(ctx context.Context, cfg Config, now func() time.Time, log *slog.Logger
 	if cfg.Hook.URL != "" {
 		g.hook = newHook(cfg.Hook, now, g.source(ctx, "hook", "hook"))
 	}
-	return g, nil
+	return g
 }
 
 func (g *Gate) source(ctx context.Context, name, kind string) *source {
@@ -105,6 +121,20 @@ func (g *Gate) Run(ctx context.Context) {
 func (g *Gate) Refresh(ctx context.Context) {
 	for _, l := range g.lists {
 		_ = l.refresh(ctx) // it is told already
+	}
+}
+
+// RunHits records whom screening refused until ctx ends, and what is left then.
+func (g *Gate) RunHits(ctx context.Context) {
+	if g.hits != nil {
+		g.hits.run(ctx)
+	}
+}
+
+// WriteHits records at once whom screening refused.
+func (g *Gate) WriteHits(ctx context.Context) {
+	if g.hits != nil {
+		g.hits.write(ctx)
 	}
 }
 
@@ -192,6 +222,9 @@ func (g *Gate) judged(ctx context.Context, t payment.Terms, s *source, v verdict
 			slog.String("address", v.hit.address.String()), slog.String("detail", v.detail), slog.String("network", string(t.Key.Network)),
 			slog.String("payer", t.Key.Payer.String()), slog.String("pay_to", t.PayTo.String()),
 			slog.String("authorization_nonce", t.Key.Nonce.String()))
+		if g.hits != nil {
+			g.hits.add(ctx, t, s, v)
+		}
 		return x402.Reject(x402.ReasonKYTRisk, "this payment can't be processed")
 	case v.err == nil:
 		return nil
