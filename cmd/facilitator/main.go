@@ -37,7 +37,7 @@ func main() {
 func run(ctx context.Context, args []string, c console) int {
 	commands := map[string]func(context.Context, []string, console) error{
 		"serve": serve, "migrate": migrate, "audit": compare, "doctor": examine, "clients": clients, "keys": keys, "payments": payments,
-		"dev": dev, "doc": doc, "version": printVersion,
+		"screening": screening, "dev": dev, "doc": doc, "version": printVersion,
 	}
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		usage(c.out)
@@ -74,6 +74,7 @@ Commands:
   clients   create, list, rotate, disable, enable: who may call, with which keys
   doctor    check the configuration, the database, the nodes and the wallets
   payments  list, show or export what the record holds
+  screening hits, check or forget: whom screening refused, what its sources say
   dev       run everything on this machine: a chain, a Postgres and the service
   doc       print a reference: doc metrics
   version   print the version

@@ -29,6 +29,14 @@ func Examine(ctx context.Context, cfg *config.Config, now func() time.Time, r *d
 		defer record.Close()
 		plan.Record = record
 	}
+	sources, closing, err := Screening(ctx, cfg, now)
+	defer closing()
+	if err != nil {
+		return err
+	}
+	if sources != nil {
+		plan.Screening = sources
+	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Chains)) {
 		c := cfg.Chains[name]
 		plan.MaxClockSkew = max(plan.MaxClockSkew, c.MaxClockSkew)

@@ -1,7 +1,7 @@
 // Package doctor looks at everything the service needs and says, a line each,
-// what is well and what is not: the database, every node, the contracts, the
-// wallets, the clocks. It changes nothing, and no line of it holds a secret: a
-// node is told by its name (I10).
+// what is well and what is not: the database, the sources of screening, every
+// node, the contracts, the wallets, the clocks. It changes nothing, and no line of
+// it holds a secret: a node is told by its name (I10).
 package doctor
 
 import (
@@ -130,8 +130,10 @@ type Plan struct {
 	Migrates bool
 	// MaxClockSkew between our clock and the database's.
 	MaxClockSkew time.Duration
-	Networks     []Network
-	Now          func() time.Time
+	// Screening is nil where no source is configured.
+	Screening Screening
+	Networks  []Network
+	Now       func() time.Time
 }
 
 // Network is a configured chain.
@@ -175,6 +177,7 @@ type NamedNode struct {
 // nodes' and the database's own timeouts let it.
 func Run(ctx context.Context, p Plan, r *Report) {
 	record := examineRecord(ctx, p, r)
+	examineScreening(ctx, p, r)
 	for i := range p.Networks {
 		e := &examination{Network: &p.Networks[i], record: record, now: p.Now, report: r}
 		e.run(ctx)

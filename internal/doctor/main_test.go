@@ -71,7 +71,9 @@ type patient struct {
 	network     string
 	// chain is what the network's section has beside the lanes.
 	chain map[string]any
-	now   func() time.Time
+	// policy of the whole service.
+	policy map[string]any
+	now    func() time.Time
 }
 
 // newPatient has a migrated database, the chain's own node and one lane with gas.
@@ -99,7 +101,9 @@ func must(t *testing.T, err error) {
 func (p *patient) examine() *doctor.Report {
 	p.t.Helper()
 	p.chain["lanes"] = []map[string]string{{"private_key": p.lane.Hex()}}
-	file, err := json.Marshal(map[string]any{"database": map[string]any{"url": p.databaseURL}, "chains": map[string]any{p.network: p.chain}})
+	file, err := json.Marshal(map[string]any{
+		"database": map[string]any{"url": p.databaseURL}, "policy": p.policy, "chains": map[string]any{p.network: p.chain},
+	})
 	must(p.t, err)
 	cfg, err := config.Load("", nil, file)
 	must(p.t, err)
