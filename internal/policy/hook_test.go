@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -124,6 +125,11 @@ func TestAHookThatDoesNotTellJudgesNobody(t *testing.T) {
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
 		}, nil},
+		"an answer without an end": {func(w http.ResponseWriter, r *http.Request) {
+			says(200, `{"decision":"allow"}`)(w, nil)
+			_ = http.NewResponseController(w).Flush() // a server that can't flush makes another test fail
+			hangs(w, r)
+		}, func(c *policy.HookConfig) { c.Timeout = 20 * time.Millisecond }},
 		"a connection that broke": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, nil},
 		"no answer in time":       {hangs, func(c *policy.HookConfig) { c.Timeout = 20 * time.Millisecond }},
 		"nobody there":            {hangs, func(c *policy.HookConfig) { c.URL = "http://127.0.0.1:1/" + hookSecret }},
@@ -150,6 +156,44 @@ func TestAHookThatDoesNotTellJudgesNobody(t *testing.T) {
 			t.Errorf("%d calls to another server", n)
 		}
 	})
+}
+
+// TestNoRedirectOfAHookIsFollowed, wherever it goes: who answers for the hook must
+// not have us ask somebody else, least of all what only this machine can reach.
+func TestNoRedirectOfAHookIsFollowed(t *testing.T) {
+	t.Parallel()
+	var elsewhere atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		elsewhere.Add(1)
+		_, _ = io.WriteString(w, `{"decision":"allow"}`)
+	}))
+	t.Cleanup(other.Close)
+	port := other.URL[strings.LastIndex(other.URL, ":"):]
+	for _, to := range []string{
+		other.URL, "http://localhost" + port, "http://[::ffff:127.0.0.1]" + port, "http://0.0.0.0" + port, "//127.0.0.1" + port, // this machine
+		"http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/latest/meta-data/", "http://metadata.google.internal/", // clouds' metadata
+		"http://[fe80::1]/", "http://10.0.0.1/", "https://screening.example.com/", "file:///etc/passwd", "/elsewhere", "",
+	} {
+		for _, status := range []int{301, 302, 303, 307, 308} {
+			b := hooked(t, func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasPrefix(r.URL.Path, "/elsewhere") {
+					elsewhere.Add(1)
+				}
+				w.Header().Set("Location", to)
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, `{"decision":"allow"}`)
+			}, nil)
+			if err := b.pass(t, deal(nil)); !errors.Is(err, payment.ErrUnscreened) {
+				t.Errorf("%d to %s: %v", status, to, err)
+			}
+			if want := fmt.Sprintf("answered with status %d", status); !strings.Contains(b.log.String(), want) {
+				t.Errorf("%d to %s: it was followed: %s", status, to, b.log.String())
+			}
+		}
+	}
+	if n := elsewhere.Load(); n != 0 {
+		t.Errorf("%d calls elsewhere", n)
+	}
 }
 
 func TestAHookIsAskedAboutNobodyWhoIsOnAList(t *testing.T) {
