@@ -203,10 +203,12 @@ func write(t *testing.T, path, text string, at time.Time) {
 
 // asked is an oracle that says what it is told to say.
 type asked struct {
-	mu    sync.Mutex
-	bad   map[chain.Address]bool
-	err   error
-	calls [][]chain.Address
+	mu  sync.Mutex
+	bad map[chain.Address]bool
+	err error
+	// partly is the error that comes with answers: some of them are none.
+	partly error
+	calls  [][]chain.Address
 }
 
 func (o *asked) Sanctioned(_ context.Context, addresses []chain.Address) ([]bool, error) {
@@ -220,7 +222,7 @@ func (o *asked) Sanctioned(_ context.Context, addresses []chain.Address) ([]bool
 	for i, a := range addresses {
 		answers[i] = o.bad[a]
 	}
-	return answers, nil
+	return answers, o.partly
 }
 
 func number(n uint32) (h chain.Hash) {

@@ -10,7 +10,8 @@ import (
 // Oracle is a contract on chain that knows sanctioned addresses; *evm.Sanctions
 // is one.
 type Oracle interface {
-	// Sanctioned answers for each address, in one round trip.
+	// Sanctioned answers for each address, in one round trip. With an error it may
+	// have answered for some: yes is an answer then, and no is none.
 	Sanctioned(ctx context.Context, addresses []chain.Address) ([]bool, error)
 }
 
@@ -44,17 +45,18 @@ func (o *oracle) ask(ctx context.Context, who []party) verdict {
 		addresses[i] = unknown[i].address
 	}
 	answers, err := o.asked.Sanctioned(ctx, addresses)
-	if err != nil {
-		if ctx.Err() == nil {
-			o.failed(ctx, err)
-		}
-		return verdict{err: err}
+	switch {
+	case err == nil:
+		o.told(ctx, o.kept.now())
+	case ctx.Err() == nil:
+		o.failed(ctx, err)
 	}
-	o.told(ctx, o.kept.now())
-	var v verdict
-	for i := range unknown {
-		o.kept.put(unknown[i].address, answers[i])
-		if answers[i] && v.hit == nil {
+	v := verdict{err: err}
+	for i, sanctioned := range answers {
+		if sanctioned || err == nil {
+			o.kept.put(unknown[i].address, sanctioned)
+		}
+		if sanctioned && v.hit == nil {
 			v.hit = &unknown[i]
 		}
 	}

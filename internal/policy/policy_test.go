@@ -71,6 +71,28 @@ func TestAnOracleIsAskedOnceAboutEverybody(t *testing.T) {
 	}
 }
 
+// TestAnOraclesHitCountsWhateverElseItCouldNotTell, and nothing else of such an
+// answer does.
+func TestAnOraclesHitCountsWhateverElseItCouldNotTell(t *testing.T) {
+	t.Parallel()
+	o := &asked{bad: map[chain.Address]bool{bad: true}, partly: chain.ErrUnavailable}
+	b := newBench(t, policy.Config{Oracles: map[x402.Network]policy.Oracle{network: o}, OracleTTL: time.Minute})
+	wantReason(t, b.pass(t, deal(to(bad))), x402.ReasonKYTRisk)
+	if err := b.pass(t, deal(nil)); !errors.Is(err, payment.ErrUnscreened) {
+		t.Errorf("with nobody on it: %v", err)
+	}
+	if n := b.sample(t, "screening_failures_total", "kind=oracle"); n != 2 {
+		t.Errorf("%v failures", n)
+	}
+	// Who is on it is known, who is not is asked about again.
+	calls := len(o.calls)
+	wantReason(t, b.pass(t, deal(to(bad))), x402.ReasonKYTRisk)
+	o.partly = nil
+	if err := b.pass(t, deal(nil)); err != nil || len(o.calls) != calls+1 || len(o.calls[calls]) != 3 {
+		t.Errorf("%v after %d calls, of which the last was %v", err, len(o.calls), o.calls[len(o.calls)-1])
+	}
+}
+
 func TestAnswersAreKeptForTheirTime(t *testing.T) {
 	t.Parallel()
 	o := &asked{}

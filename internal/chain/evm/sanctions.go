@@ -32,7 +32,8 @@ func NewSanctions(client *Client, oracle chain.Address) *Sanctions {
 
 // Sanctioned answers for each address, in one round trip that others may share.
 // The error is always of the third kind (I7): an oracle that reverts, answers
-// something else than yes or no, or is not there has told nothing.
+// something else than yes or no, or is not there has told nothing. Whom it was
+// told to have in the same trip is true all the same.
 func (s *Sanctions) Sanctioned(ctx context.Context, addresses []chain.Address) ([]bool, error) {
 	answers, err := s.group.Do(ctx, addresses)
 	return answers, unavailable(err)

@@ -29,6 +29,25 @@ func TestASanctionsOracleIsAskedInOneTrip(t *testing.T) {
 	}
 }
 
+// TestAHitIsToldWhateverBecameOfItsNeighbours: that one answer failed says nothing
+// against another that did not.
+func TestAHitIsToldWhateverBecameOfItsNeighbours(t *testing.T) {
+	t.Parallel()
+	client, _ := counted(t, func(_ string, params []json.RawMessage) (any, *nodeError) {
+		if strings.Contains(string(params[0]), `02"`) {
+			return hexUint256(1), nil
+		}
+		return nil, &nodeError{Code: -32000, Message: "header not found"}
+	})
+	for _, addresses := range [][]chain.Address{{{19: 1}, {19: 2}}, {{19: 2}, {19: 1}}} {
+		got, err := NewSanctions(client, chain.Address{19: 0xee}).Sanctioned(t.Context(), addresses)
+		hit := slices.Index(addresses, chain.Address{19: 2})
+		if len(got) != 2 || !got[hit] || got[1-hit] || !errors.Is(err, chain.ErrUnavailable) {
+			t.Errorf("of %v: %v, %v", addresses, got, err)
+		}
+	}
+}
+
 // TestAnOracleThatDoesNotTellClearsNobody is I7.
 func TestAnOracleThatDoesNotTellClearsNobody(t *testing.T) {
 	t.Parallel()
