@@ -175,7 +175,7 @@ func report(ctx context.Context, file string, c console, sign bool) error {
 		case sign:
 			verdict = "signs, in " + r.Took.Round(100*time.Microsecond).String()
 		}
-		fmt.Fprintf(lines, "%s\t%s\t%s\t%s\n", r.Setting, address, kind, verdict)
+		fmt.Fprintf(lines, "%s\t%s\t%s\t%s\n", r.Setting(), address, kind, verdict)
 	}
 	if err := lines.Flush(); err != nil {
 		return err

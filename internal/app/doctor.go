@@ -18,9 +18,9 @@ import (
 	"facilitator/internal/x402"
 )
 
-// Examine looks at everything that the service needs, as it is configured. An
-// error says that the examination could not be made.
-func Examine(ctx context.Context, cfg *config.Config, now func() time.Time, r *doctor.Report) error {
+// Examine looks at everything that the service needs, as it is configured. What
+// can't be looked at is a check that fails, and keeps nothing else from being.
+func Examine(ctx context.Context, cfg *config.Config, now func() time.Time, r *doctor.Report) {
 	plan := doctor.Plan{Migrates: cfg.Database.Migrate, Now: now}
 	record, err := store.Open(ctx, cfg.Database.URL.Reveal(), store.Options{MaxConnections: 2, Timeout: cfg.Database.Timeout})
 	if err != nil {
@@ -32,39 +32,41 @@ func Examine(ctx context.Context, cfg *config.Config, now func() time.Time, r *d
 	sources, closing, err := Screening(ctx, cfg, now)
 	defer closing()
 	if err != nil {
-		return err
-	}
-	if sources != nil {
+		r.Add(doctor.Check{Area: "screening", Status: doctor.Fail, Detail: err.Error()})
+	} else if sources != nil {
 		plan.Screening = sources
 	}
+	keys := CheckKeys(ctx, cfg, true, now)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Chains)) {
 		c := cfg.Chains[name]
 		plan.MaxClockSkew = max(plan.MaxClockSkew, c.MaxClockSkew)
 		n, hangUp, err := examinedNetwork(ctx, x402.Network(name), c, now)
 		defer hangUp()
 		if err != nil {
-			return fmt.Errorf("chains.%s: %w", name, err)
+			r.Add(doctor.Check{Area: "network", Network: name, Status: doctor.Fail, Detail: err.Error()})
+		}
+		for _, k := range keys {
+			if k.Network == n.Name {
+				n.Keys = append(n.Keys, doctor.Key{Name: k.Name, Treasury: k.Name == treasuryName, Address: k.Address, Took: k.Took, Err: k.Err})
+			}
 		}
 		plan.Networks = append(plan.Networks, n)
 	}
 	doctor.Run(ctx, plan, r)
-	return nil
 }
 
 // examinedNetwork is a network with a client of its own for each node. hangUp
 // drops their connections, whatever the error.
 func examinedNetwork(ctx context.Context, name x402.Network, cfg *config.Chain, now func() time.Time) (_ doctor.Network, hangUp func(), _ error) {
 	var clients []*evm.Client
-	keys := &signers{}
 	hangUp = func() {
 		for _, c := range clients {
 			c.Close()
 		}
-		keys.close()
 	}
 	chainID, err := chainIDOf(string(name))
 	if err != nil {
-		return doctor.Network{}, hangUp, err
+		return doctor.Network{Name: name}, hangUp, err
 	}
 	n := doctor.Network{
 		Name: name, ChainID: chainID, FinalizedTag: cfg.FinalityDepth == 0, StallAfter: cfg.StallAfter, MaxClockSkew: cfg.MaxClockSkew, MaxLag: cfg.MaxLag,
@@ -92,15 +94,6 @@ func examinedNetwork(ctx context.Context, name x402.Network, cfg *config.Chain, 
 	}
 	if cfg.WSURL != "" {
 		n.Feed = evm.NewHeadFeed(cfg.WSURL.Reveal(), cfg.RPCTimeout)
-	}
-	if keys, err = wireSigners(ctx, cfg, chainID); err != nil {
-		return n, hangUp, err
-	}
-	for _, s := range keys.lanes {
-		n.Lanes = append(n.Lanes, s)
-	}
-	if keys.treasury != nil {
-		n.Treasury = keys.treasury
 	}
 	tokens, err := wireAssets(cfg.Assets)
 	if err != nil {

@@ -149,9 +149,9 @@ func chainIDOf(network string) (uint64, error) {
 
 // KeyReport is what became of one configured wallet's signer.
 type KeyReport struct {
-	// Setting that the wallet stands in: chains.eip155:8453.lanes[0].
-	Setting string
 	Network x402.Network
+	// Name of the setting that the wallet stands in: lanes[0].
+	Name string
 	// Address and Kind are zero where the signer could not be opened.
 	Address chain.Address
 	Kind    string
@@ -159,6 +159,9 @@ type KeyReport struct {
 	Took time.Duration
 	Err  error
 }
+
+// Setting in full: chains.eip155:8453.lanes[0].
+func (r *KeyReport) Setting() string { return "chains." + string(r.Network) + "." + r.Name }
 
 // CheckKeys opens the signer of every configured wallet, and with sign has each
 // sign what no chain can ever mine. One that fails keeps none from being looked at.
@@ -178,7 +181,7 @@ func CheckKeys(ctx context.Context, cfg *config.Config, sign bool, now func() ti
 }
 
 func checkKey(ctx context.Context, network, name string, w config.Lane, timeout time.Duration, sign bool, now func() time.Time, first map[chain.Address]string) KeyReport {
-	r := KeyReport{Setting: "chains." + network + "." + name, Network: x402.Network(network)}
+	r := KeyReport{Network: x402.Network(network), Name: name}
 	chainID, err := chainIDOf(network)
 	if err != nil {
 		r.Err = err

@@ -109,12 +109,6 @@ type Node interface {
 	Accounts(ctx context.Context, as []chain.Address) ([]evm.Account, error)
 }
 
-// Signer signs for one wallet; *evm.KeySigner is one.
-type Signer interface {
-	Address() chain.Address
-	Sign(ctx context.Context, u evm.Unsigned) (evm.Signed, error)
-}
-
 // Feed is a subscription to new heads; *evm.HeadFeed is one.
 type Feed interface {
 	Check(ctx context.Context) (chainID uint64, _ chain.Head, _ error)
@@ -156,13 +150,24 @@ type Network struct {
 	// Batches: payments share transactions, by way of Multicall.
 	Batches bool
 
-	// Treasury is nil without one.
-	Lanes    []Signer
-	Treasury Signer
+	// Keys of the lanes and of the treasury.
+	Keys []Key
 	// TopUpTo is what the treasury fills a lane up to, in wei.
 	TopUpTo uint64
 	// MaxGas of a payment, at fees of at most MaxFeePerGas and MaxTip wei.
 	MaxGas, MaxFeePerGas, MaxTip uint64
+}
+
+// Key is what became of a configured wallet's signer when it was tried.
+type Key struct {
+	// Name of the setting: lanes[0].
+	Name     string
+	Treasury bool
+	// Address is zero where the signer can't be opened.
+	Address chain.Address
+	// Took is the time of one signature.
+	Took time.Duration
+	Err  error
 }
 
 // NamedNode is a node as reports call it.
@@ -173,8 +178,8 @@ type NamedNode struct {
 	SendsOnly bool
 }
 
-// Run examines everything and returns what it found. It takes as long as the
-// nodes' and the database's own timeouts let it.
+// Run examines everything and adds what it found. It takes as long as the nodes',
+// the sources' and the database's own timeouts let it.
 func Run(ctx context.Context, p Plan, r *Report) {
 	record := examineRecord(ctx, p, r)
 	examineScreening(ctx, p, r)

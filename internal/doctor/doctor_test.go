@@ -3,10 +3,14 @@ package doctor_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"facilitator/internal/chain"
-	"facilitator/internal/chain/evm"
 	"facilitator/internal/devnet"
-	"facilitator/internal/doctor"
 	"facilitator/internal/payment"
 	"facilitator/internal/store"
 	"facilitator/internal/x402"
@@ -276,42 +278,35 @@ func TestLanesThatAreNotFit(t *testing.T) {
 	})
 }
 
-// brokenSigner signs with another wallet's key, or not at all.
-type brokenSigner struct {
-	*evm.KeySigner
-	address chain.Address
-	err     error
-}
-
-func (s brokenSigner) Address() chain.Address { return s.address }
-
-func (s brokenSigner) Sign(ctx context.Context, u evm.Unsigned) (evm.Signed, error) {
-	signed, err := s.KeySigner.Sign(ctx, u)
-	return signed, errors.Join(err, s.err)
-}
-
+// TestSignersThatAreNotFit have a line each: one that hangs holds nobody up, and
+// one that can't be opened hides nothing of all the rest.
 func TestSignersThatAreNotFit(t *testing.T) {
 	p := newPatient(t)
-	other := devnet.Keys("other", 1)[0]
-	keys, err := evm.NewKeySigner(other.Hex(), shared.chain.ChainID())
-	must(t, err)
-	mine := chain.Address(p.lane.Address)
-	node, err := evm.Dial(t.Context(), shared.chain.URL(), 5*time.Second)
-	must(t, err)
-	defer node.Close()
-	for _, row := range []struct {
-		err  error
-		line string
-	}{
-		{nil, "fail signer eip155:8453 " + mine.String() + ": it signs for " + other.Address.Hex() + " instead"},
-		{errors.New("locked"), "it does not sign: locked"},
-	} {
-		r := new(doctor.Report)
-		doctor.Run(t.Context(), doctor.Plan{RecordProblem: "away", Now: time.Now, Networks: []doctor.Network{{
-			Name: x402.Network(shared.chain.Network()), ChainID: shared.chain.ChainID(), Nodes: []doctor.NamedNode{{Name: "rpc_url", Node: node}},
-			Multicall: evm.Multicall3(), MaxClockSkew: time.Minute, StallAfter: time.Minute, MaxGas: 100_000, MaxFeePerGas: 1e12, MaxTip: 1e9,
-			Lanes: []doctor.Signer{brokenSigner{KeySigner: keys, address: mine, err: row.err}},
-		}}}, r)
-		want(t, r, "fail database: away", row.line)
+	hangs := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // a server notices who leaves only then
+		<-r.Context().Done()
+	}))
+	t.Cleanup(hangs.Close)
+	locked := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"locked"}}`)
+	}))
+	t.Cleanup(locked.Close)
+	wallets := devnet.Keys("remote", 2)
+	must(t, shared.chain.FundETH(t.Context(), big.NewInt(1e18), wallets[0].Address, wallets[1].Address))
+	p.chain["sign_timeout"] = "50ms"
+	p.others = []map[string]any{
+		{"remote": map[string]string{"url": hangs.URL + "/hunter2", "address": wallets[0].Address.Hex()}},
+		{"remote": map[string]string{"url": locked.URL + "/hunter2", "address": wallets[1].Address.Hex()}},
+		{"keystore": map[string]string{"file": filepath.Join(t.TempDir(), "none"), "password": "hunter2"}},
+		{"remote": map[string]string{"url": locked.URL + "/hunter2", "address": p.lane.Address.Hex()}},
+	}
+	r := p.examine()
+	want(t, r, "fail signer eip155:8453 lanes[1] "+wallets[0].Address.Hex()+": no answer in time",
+		"fail signer eip155:8453 lanes[2] "+wallets[1].Address.Hex()+": eth_signTransaction: the signer says -32000: \"locked\"",
+		"fail signer eip155:8453 lanes[3]: keystore.file: ",
+		"fail signer eip155:8453 lanes[4] "+p.lane.Address.Hex()+": its wallet is that of lanes[0] too")
+	lineOf(t, r, "ok   signer eip155:8453 lanes[0] "+p.lane.Address.Hex()+": it signs")
+	for _, wallet := range []common.Address{p.lane.Address, wallets[0].Address, wallets[1].Address} {
+		lineOf(t, r, "ok   lane eip155:8453 "+wallet.Hex()+": ")
 	}
 }

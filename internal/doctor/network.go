@@ -29,6 +29,7 @@ func (e *examination) add(area, subject string, s Status, format string, args ..
 func (e *examination) run(ctx context.Context) {
 	e.examineNodes(ctx)
 	e.examineFeed(ctx)
+	e.examineSigners()
 	if e.node == nil {
 		e.add("network", "", Fail, "clock, contracts, tokens and lanes were not looked at: no node can be read from")
 		return

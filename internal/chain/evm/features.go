@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/ethereum/go-ethereum/common/hexutil"
-	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/rpc"
 
 	"facilitator/internal/chain"
@@ -136,17 +135,4 @@ func (f *HeadFeed) Check(ctx context.Context) (chainID uint64, _ chain.Head, _ e
 		return 0, chain.Head{}, f.scrub.unavailable(fmt.Errorf("chain id: %w", err))
 	}
 	return uint64(id), head, nil
-}
-
-// SignedBy is the wallet that signed a transaction.
-func SignedBy(raw []byte) (chain.Address, error) {
-	var tx types.Transaction
-	if err := tx.UnmarshalBinary(raw); err != nil {
-		return chain.Address{}, fmt.Errorf("%w: %w", ErrNotOurs, err)
-	}
-	sender, err := types.Sender(types.LatestSignerForChainID(tx.ChainId()), &tx)
-	if err != nil {
-		return chain.Address{}, fmt.Errorf("%w: %w", ErrNotOurs, err)
-	}
-	return chain.Address(sender), nil
 }
