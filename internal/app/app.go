@@ -69,6 +69,7 @@ type App struct {
 	// store is the API's, ledger the relayer's: a flood of requests must not take
 	// the connections that follow payments.
 	store, ledger *store.Store
+	pulse         *pulse
 	board         *settle.Board
 	clients       *client.Directory
 	limits        *client.Limits
@@ -116,6 +117,7 @@ func (a *App) wire(ctx context.Context, o Options) error {
 	if err = a.openStores(ctx); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
+	a.pulse = newPulse(a.store.Ping, o.Now)
 	registry := prometheus.NewRegistry()
 	meters := newInstruments(metrics.New(registry), o.Version, o.Now, map[string]*store.Store{poolAPI: a.store, poolRelayer: a.ledger})
 	a.metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
@@ -258,7 +260,7 @@ func (a *App) readiness(ctx context.Context) (ready bool, problems []string) {
 		}
 	}
 	problems = append(problems, a.gate.Problems()...)
-	if err := a.store.Ping(ctx); err != nil {
+	if err := a.pulse.check(ctx); err != nil {
 		ready, problems = false, append(problems, "the record can't be reached")
 	}
 	slices.Sort(problems)
