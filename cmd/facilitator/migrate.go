@@ -19,11 +19,11 @@ func migrate(ctx context.Context, args []string, c console) error {
 	if err := parse(flags, args[1:]); err != nil {
 		return err
 	}
-	cfg, err := config.Load(*file, c.environ)
+	cfg, err := config.LoadDatabase(*file, c.environ)
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(ctx, cfg.Database.URL.Reveal(), store.Options{MaxConnections: 2, Timeout: cfg.Database.Timeout})
+	s, err := store.Open(ctx, cfg.URL.Reveal(), store.Options{MaxConnections: 2, Timeout: cfg.Timeout})
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
 	}

@@ -28,17 +28,52 @@ import (
 // The error is [Problems] with everything that is wrong, unless the
 // configuration file could not be read at all.
 func Load(path string, environ []string, overlays ...[]byte) (*Config, error) {
-	l := &loader{
+	l := newLoader()
+	if err := l.load(path, environ, overlays...); err != nil {
+		return nil, err
+	}
+	if len(l.problems) > 0 {
+		return nil, l.problems
+	}
+	return l.config, nil
+}
+
+const databaseSection = "database"
+
+// LoadDatabase reads the same, and no secret but the database's: for what needs no
+// more of the configuration, and should not be given the keys. What is wrong or
+// missing elsewhere is none of its errors.
+func LoadDatabase(path string, environ []string) (Database, error) {
+	l := newLoader()
+	l.only = databaseSection
+	if err := l.load(path, environ); err != nil {
+		return Database{}, err
+	}
+	l.problems = slices.DeleteFunc(l.problems, func(p Problem) bool {
+		return p.Path != "" && !l.reads(p.Path) && !strings.HasPrefix(p.Path, envName(databaseSection)+"_")
+	})
+	if len(l.problems) > 0 {
+		return Database{}, l.problems
+	}
+	return l.config.Database, nil
+}
+
+func newLoader() *loader {
+	return &loader{
 		config:  &Config{Chains: map[string]*Chain{}},
 		origins: map[string]string{},
 		files:   map[string]string{},
 	}
+}
+
+// load asks every source, and notes what is wrong.
+func (l *loader) load(path string, environ []string, overlays ...[]byte) error {
 	l.setDefaults(reflect.ValueOf(l.config).Elem())
 
 	if path != "" {
 		text, err := os.ReadFile(path) //nolint:gosec // G304: the operator names the file
 		if err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
+			return fmt.Errorf("read configuration: %w", err)
 		}
 		l.readYAML(path, text)
 	}
@@ -54,17 +89,19 @@ func Load(path string, environ []string, overlays ...[]byte) (*Config, error) {
 		}
 		l.check()
 	}
+	return nil
+}
 
-	if len(l.problems) > 0 {
-		return nil, l.problems
-	}
-	return l.config, nil
+// reads says whether the secret at a path is to be read.
+func (l *loader) reads(path string) bool {
+	return l.only == "" || path == l.only || strings.HasPrefix(path, l.only+".")
 }
 
 // loader is one run of Load.
 type loader struct {
 	config     *Config
 	problems   Problems
+	only       string            // the section whose secrets are read; empty: all of them
 	origins    map[string]string // path of a setting → where it was given last
 	files      map[string]string // path of a secret → name of the file that holds it
 	unreadable bool              // a document was no YAML: what it lacks proves nothing
@@ -146,7 +183,7 @@ func (l *loader) forget(path string) {
 func (l *loader) readSecretFiles() {
 	each("", reflect.ValueOf(l.config).Elem(), func(path string, _ reflect.StructField, v reflect.Value) {
 		name, ok := l.files[path]
-		if !ok {
+		if !ok || !l.reads(path) {
 			return
 		}
 		value, err := readSecretFile(name, strings.HasSuffix(path, ".private_key"))

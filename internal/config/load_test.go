@@ -511,3 +511,35 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// TestTheDatabaseAloneNeedsNoOtherSecret: neither a chain nor a key, nor a file that
+// only the service has.
+func TestTheDatabaseAloneNeedsNoOtherSecret(t *testing.T) {
+	t.Parallel()
+	url := write(t, "url", "postgres://facilitator:"+password+"@db.example/facilitator\n")
+	away := filepath.Join(t.TempDir(), "away")
+	file := write(t, "facilitator.yaml", "database: {url_file: "+url+", timeout: 7s}\nchains: {'eip155:8453': {lanes: [{private_key_file: "+away+"}, {keystore: {file: x, password_file: "+away+"}}]}}")
+	d, err := LoadDatabase(file, []string{"FACILITATOR_CHAINS_EIP155_8453_RPC_URL_FILE=" + away, "FACILITATOR_TRACING_HEADERS_FILE=" + away})
+	if err != nil || !strings.Contains(d.URL.Reveal(), password) || d.Timeout != 7*time.Second {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d, err := LoadDatabase("", []string{"FACILITATOR_DATABASE_URL_FILE=" + url}); err != nil || d.URL == "" {
+		t.Errorf("from the environment: %v", err)
+	}
+	for text, want := range map[string]string{
+		"":                                     "database.url: is required",
+		"database: {url_file: " + away + "}":   "database.url: cannot be read",
+		"database: {url: 'http://db.example'}": "database.url: ",
+		"database: {url_file: " + url + ", timeout: 1ms}": "database.timeout: must be between",
+		"database: {uri: x}":                              "database.uri: is no setting",
+		"database: [":                                     "is not valid YAML",
+	} {
+		if _, err := LoadDatabase(write(t, "facilitator.yaml", text), nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+	both := []string{"FACILITATOR_DATABASE_URL=x", "FACILITATOR_DATABASE_URL_FILE=" + url}
+	if _, err := LoadDatabase("", both); err == nil || !strings.Contains(err.Error(), "is given together with FACILITATOR_DATABASE_URL") {
+		t.Errorf("two URLs: %v", err)
+	}
+}
