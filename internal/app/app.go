@@ -88,6 +88,10 @@ type App struct {
 // traceTimeout is how long the last traces may take to be sent.
 const traceTimeout = 2 * time.Second
 
+// maxHeaderBytes is far above a token and an idempotency key: as many connections
+// as there may be can hold so much memory each.
+const maxHeaderBytes = 16 << 10
+
 // boardInterval is how often callers of one replica learn what another settled.
 const boardInterval = 100 * time.Millisecond
 
@@ -335,7 +339,7 @@ func (a *App) drain(ctx, failed context.Context, servers []*http.Server) {
 
 func (a *App) server(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: a.cfg.HTTP.ReadTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: h, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: a.cfg.HTTP.ReadTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeaderBytes,
 		// A caller that does not read its answer is cut off.
 		WriteTimeout: a.cfg.Settle.Wait + 30*time.Second,
 		ErrorLog:     slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),

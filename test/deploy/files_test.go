@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,59 @@ func TestTheComposeFileConfiguresTheService(t *testing.T) {
 		if one, ok := s.(map[string]any); !ok || document(one).text("cap_drop", 0) != "ALL" {
 			t.Errorf("%s keeps capabilities", name)
 		}
+	}
+}
+
+// TestEverySecretOfTheComposeFileCanBeRead by the user of its container: Compose
+// mounts a file with the mode that it has outside, and programs other than the
+// facilitator run as users of their own.
+func TestEverySecretOfTheComposeFileCanBeRead(t *testing.T) {
+	text, err := os.ReadFile(root + "/deploy/compose.yaml")
+	must(t, err)
+	_, open, _ := strings.Cut(string(text), "chmod 444 ")
+	open, _, _ = strings.Cut(open, "\n")
+	for name := range section(t, documents(t, string(text))[0], "services") {
+		s := section(t, documents(t, string(text))[0], "services", name)
+		secrets, _ := s.at("secrets").([]any)
+		for _, secret := range secrets {
+			if readable := slices.Contains(strings.Fields(open), "deploy/secrets/"+fmt.Sprint(secret)); readable == (name == "facilitator") {
+				t.Errorf("%s of %s: readable to all is %t", secret, name, readable)
+			}
+		}
+	}
+}
+
+// TestTheComposeFileCanHaveScreening, as its comments say: where they are taken off,
+// each secret and list is where the service looks for it.
+func TestTheComposeFileCanHaveScreening(t *testing.T) {
+	text, err := os.ReadFile(root + "/deploy/compose.yaml")
+	must(t, err)
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		indent, rest, commented := strings.Cut(line, "# ")
+		if strings.Contains(rest, "# screening") && commented && strings.TrimSpace(indent) == "" {
+			if strings.Contains(rest, "in place of the line above") {
+				lines = lines[:len(lines)-1]
+			}
+			line = indent + rest
+		}
+		lines = append(lines, line)
+	}
+	compose := documents(t, strings.Join(lines, ""))[0]
+	service := section(t, compose, "services", "facilitator")
+	mounted := fmt.Sprint(service.at("secrets"))
+	for _, name := range []string{"screening_url", "screening_token"} {
+		if compose.text("secrets", name, "file") != "./secrets/"+name || !strings.Contains(mounted, name) {
+			t.Errorf("there is no secret %s: %s", name, mounted)
+		}
+	}
+	for setting, secret := range map[string]string{"URL": "screening_url", "TOKEN": "screening_token"} {
+		if got := service.text("environment", "FACILITATOR_POLICY_SCREENING_HOOK_"+setting+"_FILE"); got != "/run/secrets/"+secret {
+			t.Errorf("the hook's %s is in %q", setting, got)
+		}
+	}
+	if volumes := fmt.Sprint(service.at("volumes")); !strings.Contains(volumes, "./screening:/var/lib/screening:ro") {
+		t.Errorf("volumes %s", volumes)
 	}
 }
 

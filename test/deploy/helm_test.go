@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -112,7 +113,11 @@ func TestTheChartMakesWhatIsSafe(t *testing.T) {
 		}
 	}
 	job := find(t, all, "Job", "pay-facilitator-migrate")
-	wantContainer(t, all, job, "migrate up")
+	for variable, path := range wantMigration(t, all, job) {
+		if strings.HasPrefix(variable, "FACILITATOR_CHAINS") || strings.Contains(path, "PRIVATE_KEY") {
+			t.Errorf("the migration is given %s", variable)
+		}
+	}
 	if hook := job.text("metadata", "annotations", "helm.sh/hook"); hook != "pre-install,pre-upgrade" {
 		t.Errorf("the migration runs at %q", hook)
 	}
@@ -143,6 +148,33 @@ func equalYAML(a, b any) bool {
 // wantContainer checks a workload's only container and loads what it is configured with.
 func wantContainer(t *testing.T, all []document, workload document, args string) *config.Config {
 	t.Helper()
+	environment, files := contained(t, all, workload, args)
+	return load(t, environment, files)
+}
+
+// wantMigration checks the job's container, which needs the database's settings and
+// has no others, and returns its environment.
+func wantMigration(t *testing.T, all []document, job document) map[string]string {
+	t.Helper()
+	environment, files := contained(t, all, job, "migrate up")
+	for path := range files {
+		if strings.Contains(path, "/run/secrets") && !strings.Contains(path, "FACILITATOR_DATABASE_") {
+			t.Errorf("the migration is given %s", path)
+		}
+	}
+	file, environ := localize(t, environment, files)
+	d, err := config.LoadDatabase(file, environ)
+	must(t, err)
+	if d.URL == "" {
+		t.Error("the migration has no database")
+	}
+	return environment
+}
+
+// contained checks a workload's only container and returns its environment, and
+// what is mounted where.
+func contained(t *testing.T, all []document, workload document, args string) (environment, files map[string]string) {
+	t.Helper()
 	pod := section(t, workload, "spec", "template", "spec")
 	container := pod.list("containers")[0]
 	var words []string
@@ -166,7 +198,7 @@ func wantContainer(t *testing.T, all []document, workload document, args string)
 	if own.text("readOnlyRootFilesystem") != "true" || own.text("allowPrivilegeEscalation") != "false" || own.text("capabilities", "drop", 0) != "ALL" {
 		t.Errorf("the container may %v", own)
 	}
-	files := map[string]string{}
+	files, environment = map[string]string{}, map[string]string{}
 	for _, mount := range container.list("volumeMounts") {
 		for _, volume := range pod.list("volumes") {
 			if volume.text("name") != mount.text("name") {
@@ -186,11 +218,68 @@ func wantContainer(t *testing.T, all []document, workload document, args string)
 			}
 		}
 	}
-	environment := map[string]string{}
 	for _, variable := range container.list("env") {
 		environment[variable.text("name")] = variable.text("value")
 	}
-	return load(t, environment, files)
+	if environment["GOMEMLIMIT"] != "1843MiB" || container.text("resources", "limits", "memory") != "2Gi" {
+		t.Errorf("%s of memory, of which Go is to use %s", container.text("resources", "limits", "memory"), environment["GOMEMLIMIT"])
+	}
+	return environment, files
+}
+
+// TestWhatOthersBring: who the pods are, lists and keystores, and what else they
+// may reach.
+func TestWhatOthersBring(t *testing.T) {
+	needsTools(t)
+	more := `
+serviceAccount: {create: true, annotations: {eks.amazonaws.com/role-arn: arn}}
+extraVolumes: [{name: screening, persistentVolumeClaim: {claimName: lists}}]
+extraVolumeMounts: [{name: screening, mountPath: /var/lib/screening, readOnly: true}]
+networkPolicy: {egress: [{to: [{ipBlock: {cidr: 169.254.169.254/32}}], ports: [{port: 80, protocol: TCP}]}]}
+config: {policy: {screening: {lists: [{path: /var/lib/screening/sdn_advanced.xml, format: ofac}]}}}
+`
+	const hook = `
+secrets:
+- {setting: FACILITATOR_DATABASE_URL, secret: facilitator-db, key: url}
+- {setting: FACILITATOR_CHAINS_EIP155_8453_RPC_URL, secret: facilitator, key: rpc}
+- {setting: FACILITATOR_CHAINS_EIP155_8453_LANES_0_PRIVATE_KEY, secret: facilitator, key: lane-0}
+- {setting: FACILITATOR_POLICY_SCREENING_HOOK_URL, secret: screening, key: url}
+- {setting: FACILITATOR_POLICY_SCREENING_HOOK_TOKEN, secret: screening, key: token}
+`
+	all, text, err := render(t, values, more, hook)
+	if err != nil {
+		t.Fatal(text)
+	}
+	deployment := find(t, all, "Deployment", "pay-facilitator")
+	cfg := wantContainer(t, all, deployment, "serve")
+	if s := cfg.Policy.Screening; len(s.Lists) != 1 || s.Hook.URL == "" || s.Hook.Token == "" {
+		t.Errorf("screening %+v", s)
+	}
+	account := find(t, all, "ServiceAccount", "pay-facilitator")
+	pod := section(t, deployment, "spec", "template", "spec")
+	if pod.text("serviceAccountName") != "pay-facilitator" || account.text("metadata", "annotations", "eks.amazonaws.com/role-arn") != "arn" || account.text("automountServiceAccountToken") != "false" {
+		t.Errorf("the pods are %q: %v", pod.text("serviceAccountName"), account)
+	}
+	mounts, volumes := pod.list("containers")[0].list("volumeMounts"), pod.list("volumes")
+	if len(mounts) != 3 || mounts[2].text("mountPath") != "/var/lib/screening" || len(volumes) != 3 || volumes[2].text("persistentVolumeClaim", "claimName") != "lists" {
+		t.Errorf("mounts %v of volumes %v", mounts, volumes)
+	}
+	egress := find(t, all, "NetworkPolicy", "pay-facilitator").list("spec", "egress")
+	if len(egress) != 3 || egress[2].text("to", 0, "ipBlock", "cidr") != "169.254.169.254/32" || egress[2].text("ports", 0, "port") != "80" {
+		t.Errorf("it may reach %v", egress)
+	}
+	if job := find(t, all, "Job", "pay-facilitator-migrate"); len(section(t, job, "spec", "template", "spec").list("volumes")) != 2 {
+		t.Error("the migration has what is the service's")
+	}
+
+	all, text, err = render(t, values, "serviceAccount: {name: theirs}\nresources: {limits: {memory: 500M}}")
+	if err != nil {
+		t.Fatal(text)
+	}
+	pod = section(t, find(t, all, "Deployment", "pay-facilitator"), "spec", "template", "spec")
+	if pod.text("serviceAccountName") != "theirs" || slices.Contains(kinds(all), "ServiceAccount") || strings.Contains(text, "GOMEMLIMIT") {
+		t.Errorf("an account that is there: %s", text)
+	}
 }
 
 func TestTheChartsChoices(t *testing.T) {
@@ -247,12 +336,51 @@ func TestTheChartRefuses(t *testing.T) {
 		{"secrets: []", "secrets is empty"},
 		{`config: {database: {url: "postgres://me:hunter2@db/x"}}`, "config holds a secret"},
 		{`config: {chains: {"eip155:8453": {lanes: [{private_key: "0x12"}]}}}`, "config holds a secret"},
+		{`config: {chains: {"eip155:8453": {treasury: {keystore: {file: k, password: hunter2}}}}}`, "config holds a secret"},
+		{`config: {policy: {screening: {hook: {token: hunter2}}}}`, "config holds a secret"},
+		{`config: {tracing: {headers: "authorization=hunter2"}}`, "config holds a secret"},
+		{"networkPolicy: {egres: []}", "egres"},
+		{"serviceAccount: {annotation: {}}", "annotation"},
 		{"replica: 4", "replica"},
 		{"migrate: maybe", "migrate"},
 		{"secrets: [{setting: FACILITATOR_DATABASE_URL_FILE, secret: a, key: b}]", "secrets"},
 	} {
 		if _, text, err := render(t, values, row.values); err == nil || !strings.Contains(text, row.says) {
 			t.Errorf("%s: %v, %s", row.values, err, text)
+		}
+	}
+}
+
+// TestTheChartKnowsEverySecret by its key, so that none is put into a ConfigMap.
+func TestTheChartKnowsEverySecret(t *testing.T) {
+	text, err := os.ReadFile(root + "/" + chart + "/templates/_helpers.tpl")
+	must(t, err)
+	_, rest, _ := strings.Cut(string(text), `regexMatch "(?m)^[\\s-]*(`)
+	guarded, _, _ := strings.Cut(rest, ")")
+	keys := map[string]bool{}
+	secretKeys(reflect.TypeFor[config.Config](), keys)
+	if len(keys) < 5 {
+		t.Fatalf("the configuration has the secrets %v", keys)
+	}
+	for key := range keys {
+		if !slices.Contains(strings.Split(guarded, "|"), key) {
+			t.Errorf("the chart lets %s pass: it guards %s", key, guarded)
+		}
+	}
+}
+
+// secretKeys collects the keys of all secrets of a type.
+func secretKeys(of reflect.Type, keys map[string]bool) {
+	switch of.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		secretKeys(of.Elem(), keys)
+	case reflect.Struct:
+		for field := range of.Fields() {
+			if field.Type == reflect.TypeFor[config.Secret]() {
+				keys[field.Tag.Get("yaml")] = true
+				continue
+			}
+			secretKeys(field.Type, keys)
 		}
 	}
 }

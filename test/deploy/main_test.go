@@ -34,9 +34,18 @@ func secretOf(setting string) string {
 	}
 }
 
-// load reads a configuration as the service would with this environment, in which
-// files are found at places of ours.
-func load(t *testing.T, environment map[string]string, files map[string]string) *config.Config {
+// load reads a configuration as the service would.
+func load(t *testing.T, environment, files map[string]string) *config.Config {
+	t.Helper()
+	file, environ := localize(t, environment, files)
+	cfg, err := config.Load(file, environ)
+	must(t, err)
+	return cfg
+}
+
+// localize puts files at places of ours, and returns the configuration's and an
+// environment in which they are found there.
+func localize(t *testing.T, environment, files map[string]string) (file string, environ []string) {
 	t.Helper()
 	folder := t.TempDir()
 	local := map[string]string{}
@@ -45,7 +54,6 @@ func load(t *testing.T, environment map[string]string, files map[string]string) 
 		must(t, os.WriteFile(name, []byte(text), 0o600))
 		local[path] = name
 	}
-	var environ []string
 	for name, value := range environment {
 		if value[0] == '/' {
 			if local[value] == "" {
@@ -55,9 +63,7 @@ func load(t *testing.T, environment map[string]string, files map[string]string) 
 		}
 		environ = append(environ, name+"="+value)
 	}
-	cfg, err := config.Load(local[environment["FACILITATOR_CONFIG"]], environ)
-	must(t, err)
-	return cfg
+	return local[environment["FACILITATOR_CONFIG"]], environ
 }
 
 func must(t *testing.T, err error) {

@@ -21,7 +21,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{/* The configuration file. What the cluster must agree with is set here. */}}
 {{- define "facilitator.config" -}}
 {{- $text := toYaml .Values.config }}
-{{- if regexMatch "(?m)^[\\s-]*(private_key|url|rpc_url|ws_url):" $text }}
+{{- if regexMatch "(?m)^[\\s-]*(private_key|url|rpc_url|ws_url|password|token|headers):" $text }}
 {{- fail "config holds a secret: name the Secret that has it in secrets" }}
 {{- end }}
 {{- $listeners := dict "http" (dict "address" ":4020") "metrics" (dict "address" ":9402") }}
@@ -32,11 +32,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- toYaml $config }}
 {{- end }}
 
-{{/* The environment of every container: where the configuration and each secret are. */}}
+{{/* Nine tenths of the memory limit, at which Go begins to collect more eagerly; nothing
+where the limit is not in Mi or Gi. */}}
+{{- define "facilitator.memoryLimit" -}}
+{{- $limit := dig "limits" "memory" "" .Values.resources | toString }}
+{{- if regexMatch "^[1-9][0-9]*[MG]i$" $limit }}
+{{- $mi := regexFind "^[0-9]+" $limit | int64 }}
+{{- if hasSuffix "Gi" $limit }}{{ $mi = mul $mi 1024 }}{{ end }}
+{{- div (mul $mi 9) 10 }}MiB
+{{- end }}
+{{- end }}
+
+{{/* The secrets of the service, and those of what needs the database alone. */}}
+{{- define "facilitator.databaseSecrets" -}}
+{{- $secrets := list }}
+{{- range .Values.secrets }}{{ if hasPrefix "FACILITATOR_DATABASE_" .setting }}{{ $secrets = append $secrets . }}{{ end }}{{ end }}
+{{- toYaml $secrets }}
+{{- end }}
+
+{{/* The environment of a container: where the configuration and each secret are. Given the
+root and the secrets. */}}
 {{- define "facilitator.env" -}}
 - name: FACILITATOR_CONFIG
   value: /etc/facilitator/facilitator.yaml
-{{- range .Values.secrets }}
+{{- with include "facilitator.memoryLimit" .root }}
+- name: GOMEMLIMIT
+  value: {{ . }}
+{{- end }}
+{{- range .secrets }}
 - name: {{ .setting }}_FILE
   value: /run/secrets/facilitator/{{ .setting }}
 {{- end }}
@@ -51,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   readOnly: true
 {{- end }}
 
-{{/* Volumes; given the name of the ConfigMap and the values. */}}
+{{/* Volumes; given the name of the ConfigMap and the secrets. */}}
 {{- define "facilitator.volumes" -}}
 - name: config
   configMap:
@@ -60,13 +83,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   projected:
     defaultMode: 0440
     sources:
-    {{- range .root.Values.secrets }}
+    {{- range .secrets }}
     - secret:
         name: {{ .secret }}
         items:
         - key: {{ .key }}
           path: {{ .setting }}
     {{- end }}
+{{- end }}
+
+{{/* The service account of the pods; empty for the namespace's default. */}}
+{{- define "facilitator.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "facilitator.name" .) }}{{ else }}{{ .Values.serviceAccount.name }}{{ end }}
 {{- end }}
 
 {{- define "facilitator.podSecurity" -}}
