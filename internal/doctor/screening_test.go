@@ -73,24 +73,24 @@ func TestSourcesOfScreeningThatFail(t *testing.T) {
 	for _, row := range []struct {
 		name, line string
 		hook       http.HandlerFunc
-		spoil      func(t *testing.T, p *patient, list string)
+		spoil      func(p *patient, list string)
 	}{
-		{"a list is too old", "fail screening own: 1 addresses, ", nil, func(t *testing.T, _ *patient, list string) {
-			must(t, os.Chtimes(list, time.Now(), time.Now().Add(-73*time.Hour)))
+		{"a list is too old", "fail screening own: 1 addresses, ", nil, func(p *patient, list string) {
+			must(p.t, os.Chtimes(list, time.Now(), time.Now().Add(-73*time.Hour)))
 		}},
-		{"a list is not there", "fail screening own: no such file", nil, func(t *testing.T, _ *patient, list string) { must(t, os.Remove(list)) }},
-		{"a list is none", "fail screening own: line 1 is no address", nil, func(t *testing.T, _ *patient, list string) {
-			must(t, os.WriteFile(list, []byte("hello"), 0o600))
+		{"a list is not there", "fail screening own: no such file", nil, func(p *patient, list string) { must(p.t, os.Remove(list)) }},
+		{"a list is none", "fail screening own: line 1 is no address", nil, func(p *patient, list string) {
+			must(p.t, os.WriteFile(list, []byte("hello"), 0o600))
 		}},
-		{"an oracle is not there", "oracle: node unavailable: the sanctions oracle answers neither yes nor no", nil, func(t *testing.T, p *patient, _ string) {
-			p.chain["sanctions_oracle"] = account(t).Hex()
+		{"an oracle is not there", "oracle: node unavailable: the sanctions oracle answers neither yes nor no", nil, func(p *patient, _ string) {
+			p.chain["sanctions_oracle"] = account(p.t).Hex()
 		}},
-		{"an oracle has everybody", "oracle: it answers, and has the zero address: is it an oracle?", nil, func(t *testing.T, p *patient, _ string) {
-			p.chain["sanctions_oracle"] = oracleThatSays(t, 1).Hex()
+		{"an oracle has everybody", "oracle: it answers, and has the zero address: is it an oracle?", nil, func(p *patient, _ string) {
+			p.chain["sanctions_oracle"] = oracleThatSays(p.t, 1).Hex()
 		}},
 		{"a hook is ill", "hook: answered with status 500", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) }, nil},
-		{"nobody is at a hook's address", "hook: not answered: ", nil, func(t *testing.T, p *patient, _ string) {
-			p.policy = map[string]any{"screening": map[string]any{"hook": map[string]any{"url": "http://" + deadAddress(t) + "/hunter2"}}}
+		{"nobody is at a hook's address", "hook: not answered: ", nil, func(p *patient, _ string) {
+			p.policy = map[string]any{"screening": map[string]any{"hook": map[string]any{"url": "http://" + deadAddress(p.t) + "/hunter2"}}}
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -99,7 +99,7 @@ func TestSourcesOfScreeningThatFail(t *testing.T) {
 			}
 			p, list := screened(t, "0x00000000000000000000000000000000000000bd", row.hook)
 			if row.spoil != nil {
-				row.spoil(t, p, list)
+				row.spoil(p, list)
 			}
 			want(t, p.examine(), row.line)
 		})

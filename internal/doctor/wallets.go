@@ -17,6 +17,7 @@ import (
 // is in the record before a node hears of it (I3), so that a wallet nonce that the
 // chain has and the record has not is somebody else's.
 func (e *examination) examineWallets(ctx context.Context) {
+	fee := e.examineFees(ctx)
 	var known []Key
 	var wallets []chain.Address
 	for _, k := range e.Keys {
@@ -32,7 +33,6 @@ func (e *examination) examineWallets(ctx context.Context) {
 		e.add("lane", "", Fail, "balances: %s", nodeProblem(err))
 		return
 	}
-	fee := e.examineFees(ctx)
 	var recorded map[chain.Address]payment.Wallet
 	if e.record != nil {
 		if recorded, err = e.record.Wallets(ctx, e.Name); err != nil {

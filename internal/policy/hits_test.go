@@ -97,7 +97,7 @@ func TestAFloodMakesFewRowsAndOneCommit(t *testing.T) {
 	const many, named, times = 5000, 4096, 3
 	payers := make([]chain.Address, many)
 	for i := range payers {
-		binary.BigEndian.PutUint32(payers[i][:], uint32(i)+1) //nolint:gosec // G115: a few thousand
+		binary.BigEndian.PutUint32(payers[i][:], uint32(i)+1)
 	}
 	b := recorded(t, s, payers...)
 	before := s.Stats().Commits

@@ -23,7 +23,7 @@ func refusal(address byte, second int64) payment.Hits {
 	return payment.Hits{
 		HitKey: payment.HitKey{Day: hitDay, Network: network, Source: "own", Role: "payer", Address: chain.Address{address}},
 		Kind:   "plain", Count: 1, FirstAt: at, LastAt: at, Payer: chain.Address{address}, PayTo: chain.Address{2}, Asset: chain.Address{3},
-		Nonce: chain.Hash{byte(second)}, Amount: x402.NewUint256(uint64(second)), //nolint:gosec // G115: a few seconds
+		Nonce: chain.Hash{byte(second)}, Amount: x402.NewUint256(uint64(second)),
 	}
 }
 
