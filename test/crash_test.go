@@ -209,6 +209,12 @@ func crashInFlight(t *testing.T, binary string) {
 // where there is a C compiler.
 func buildBinary(t *testing.T, flags ...string) string {
 	t.Helper()
+	return buildSource(t, "..", flags...)
+}
+
+// buildSource does so with the source in a folder.
+func buildSource(t *testing.T, folder string, flags ...string) string {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "facilitator")
 	cgo, err := exec.CommandContext(t.Context(), "go", "env", "CGO_ENABLED").Output()
 	if err != nil {
@@ -218,7 +224,8 @@ func buildBinary(t *testing.T, flags ...string) string {
 	if strings.TrimSpace(string(cgo)) == "1" {
 		args = append(args, "-race")
 	}
-	build := exec.CommandContext(t.Context(), "go", append(append(args, flags...), "../cmd/facilitator")...)
+	build := exec.CommandContext(t.Context(), "go", append(append(args, flags...), "./cmd/facilitator")...)
+	build.Dir = folder
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
