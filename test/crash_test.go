@@ -312,7 +312,7 @@ func startBinary(t *testing.T, binary string, env []string, args ...string) *bin
 // service waits until the command serves.
 func (b *binaryRun) service(t *testing.T, s setup) *service {
 	t.Helper()
-	out := &service{databaseURL: s.databaseURL, lanes: s.lanes, log: b.err, stop: func() {}}
+	out := &service{databaseURL: s.databaseURL, lanes: s.lanes, log: b.err, stop: func() {}, undescribed: func(err error) { t.Error(err) }}
 	address := regexp.MustCompile(`"msg":"serving","url":"http://([^"]+)"`)
 	eventually(t, "the command serves", func() bool {
 		if b.ended() {

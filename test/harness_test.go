@@ -23,6 +23,7 @@ import (
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"go.uber.org/goleak"
 
+	"facilitator/api/apitest"
 	"facilitator/internal/app"
 	"facilitator/internal/config"
 	"facilitator/internal/devnet"
@@ -37,6 +38,8 @@ var world struct {
 	chain    *devnet.Chain // automine
 	fork     *devnet.Chain // of a chain like it, or of FORK_RPC_URL
 	accounts atomic.Int64
+	// described holds every call against api/openapi.yaml.
+	described *apitest.Checker
 }
 
 func TestMain(m *testing.M) {
@@ -50,6 +53,7 @@ func run(m *testing.M) int {
 	}
 	before := goleak.IgnoreCurrent()
 	ctx := context.Background()
+	world.described = apitest.New()
 	var err error
 	if world.tools, err = devnet.Tools(""); err != nil {
 		return fail(err)
@@ -174,6 +178,8 @@ type service struct {
 	lanes                        []devnet.Key
 	log                          *lockedBuffer
 	stop                         func() // graceful; waits
+	// undescribed is told what of a call is not as api/openapi.yaml says.
+	undescribed func(error)
 }
 
 // configuration fills the gaps of s and returns the service's YAML.
@@ -221,7 +227,7 @@ func (s setup) start(t *testing.T) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &service{databaseURL: s.databaseURL, lanes: s.lanes, log: new(lockedBuffer)}
+	out := &service{databaseURL: s.databaseURL, lanes: s.lanes, log: new(lockedBuffer), undescribed: func(err error) { t.Error(err) }}
 	log := slog.New(slog.NewJSONHandler(out.log, &slog.HandlerOptions{Level: cfg.Log.Level}))
 	a, err := app.New(t.Context(), cfg, app.Options{Log: log, Now: time.Now, Version: "test"})
 	if err != nil {
@@ -320,6 +326,15 @@ func (s *service) do(ctx context.Context, method, path, body string, header ...s
 		return reply{}, err
 	}
 	r := reply{status: response.StatusCode, header: response.Header, text: string(raw)}
+	err = world.described.Check(ctx, apitest.Exchange{
+		Method: method, Path: req.URL.RequestURI(), Header: req.Header, Body: body, Status: r.status, Answer: r.header, Text: r.text,
+	})
+	if err != nil {
+		s.undescribed(err)
+	}
+	if r.status == http.StatusNotModified {
+		return r, nil
+	}
 	if err := json.Unmarshal(raw, &r.body); err != nil {
 		return r, fmt.Errorf("%s %s: status %d, not a JSON object: %q", method, path, r.status, raw)
 	}

@@ -323,7 +323,7 @@ func (r *outageRig) build(t *testing.T) (*app.App, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.service = &service{databaseURL: r.setup.databaseURL, lanes: r.setup.lanes, log: new(lockedBuffer)}
+	r.service = &service{databaseURL: r.setup.databaseURL, lanes: r.setup.lanes, log: new(lockedBuffer), undescribed: func(err error) { t.Error(err) }}
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: cfg.Log.Level}))
 	return app.New(t.Context(), cfg, app.Options{Log: log, Now: time.Now, Version: "test", Crash: func(p string) { r.reach(p) }})
 }
@@ -341,7 +341,7 @@ func (r *outageRig) start(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	t.Cleanup(func() {
-		metrics := &service{url: r.metricsURL}
+		metrics := &service{url: r.metricsURL, undescribed: r.undescribed}
 		page, _ := metrics.do(ctx, http.MethodGet, "", "") // no JSON, which is an error to do
 		cancel()
 		if err := <-done; err != nil {
