@@ -178,11 +178,22 @@ func TestTransactionThatTheNodeForgotIsSentAgain(t *testing.T) {
 	answer := settleLater(t, s, body)
 	eventuallyState(t, s, body, "broadcast")
 	hash, _ := recordOf(t, s, body)["transaction"].(string)
+	drops := func() float64 {
+		return s.metric(t, "facilitator_transaction_drops_total", c.Network(), s.lanes[0].Address.Hex())
+	}
+	eventually(t, "it is sent again to the node that has it", func() bool { return s.metric(t, "facilitator_transaction_sends_total", "already_known") > 0 })
+	if n := drops(); n != 0 {
+		t.Errorf("%v drops are counted before there was one", n)
+	}
 	drop(t, c, hash)
 	eventually(t, "it is in the pool again", func() bool { return pooled(t, c) == 1 })
+	eventually(t, "that the node had dropped it is counted", func() bool { return drops() == 1 })
 	mine(t, c, 1)
 	if got := wantSuccess(t, wait(t, answer)); got != hash {
 		t.Errorf("settled by %s, sent was %s", got, hash)
+	}
+	if n := drops(); n != 1 {
+		t.Errorf("%v drops are counted in the end, want 1", n)
 	}
 	if moved := paidTo(t, c, from, deal.PayTo); len(moved) != 1 {
 		t.Errorf("transfers: %+v, want one", moved)
