@@ -15,6 +15,8 @@ import (
 	"github.com/ethereum/go-ethereum/rpc"
 
 	"facilitator/internal/chain/evm"
+
+	"facilitator/internal/redact"
 )
 
 const (
@@ -78,6 +80,8 @@ func (l *ledger) hash(n uint64) common.Hash {
 type node struct {
 	rpc  *rpc.Client
 	http *http.Client
+	// secrets of its URL, which it may repeat.
+	secrets redact.Secrets
 }
 
 func dial(ctx context.Context, url string) (*node, error) {
@@ -86,7 +90,7 @@ func dial(ctx context.Context, url string) (*node, error) {
 	if err != nil {
 		return nil, errors.New("rpc url is not usable") // err may hold pieces of it (I10)
 	}
-	return &node{rpc: c, http: client}, nil
+	return &node{rpc: c, http: client, secrets: redact.Of(url)}, nil
 }
 
 func (n *node) close() {
@@ -94,22 +98,22 @@ func (n *node) close() {
 	n.http.CloseIdleConnections()
 }
 
-// scrub keeps the node's URL out of an error (I10).
-func scrub(err error) error {
+// scrub keeps the node's URL and its secrets out of an error (I10).
+func (n *node) scrub(err error) error {
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		return u.Err
 	}
 	if h := (rpc.HTTPError{}); errors.As(err, &h) {
 		return errors.New(h.Status)
 	}
-	return err
+	return errors.New(n.secrets.Text(err.Error()))
 }
 
 func (n *node) call(ctx context.Context, result any, method string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := n.rpc.CallContext(ctx, result, method, args...); err != nil {
-		return fmt.Errorf("%s: %w", method, scrub(err))
+		return fmt.Errorf("%s: %w", method, n.scrub(err))
 	}
 	return nil
 }
@@ -121,11 +125,11 @@ func (n *node) batch(ctx context.Context, calls []rpc.BatchElem) error {
 		return nil
 	}
 	if err := n.rpc.BatchCallContext(ctx, calls); err != nil {
-		return fmt.Errorf("%s: %w", calls[0].Method, scrub(err))
+		return fmt.Errorf("%s: %w", calls[0].Method, n.scrub(err))
 	}
 	for _, c := range calls {
 		if c.Error != nil {
-			return fmt.Errorf("%s: %w", c.Method, c.Error)
+			return fmt.Errorf("%s: %w", c.Method, n.scrub(c.Error))
 		}
 	}
 	return nil

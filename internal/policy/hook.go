@@ -15,6 +15,7 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/payment"
+	"facilitator/internal/redact"
 	"facilitator/internal/x402"
 )
 
@@ -153,7 +154,7 @@ func (h *hook) call(ctx context.Context, q hookQuestion) (hookAnswer, error) {
 	if answer.Decision != "allow" && answer.Decision != "deny" {
 		return hookAnswer{}, errors.New("the answer neither allows nor denies")
 	}
-	answer.Reason = clean(answer.Reason)
+	answer.Reason = clean(redact.Of(h.URL, h.Secret).Text(answer.Reason)) // before it is cut: half a secret is one
 	return answer, nil
 }
 

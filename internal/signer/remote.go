@@ -14,6 +14,7 @@ import (
 
 	"facilitator/internal/chain"
 	"facilitator/internal/chain/evm"
+	"facilitator/internal/redact"
 )
 
 // Remote names a wallet of a signer that speaks JSON-RPC: web3signer, clef, a node
@@ -43,6 +44,7 @@ func NewRemote(r Remote, chainID uint64) (*Wallet, error) {
 			// What was meant for one signer is not sent to another.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
+		secrets: redact.Of(r.URL),
 	}}, nil
 }
 
@@ -50,6 +52,8 @@ type remote struct {
 	url, method string
 	chainID     uint64
 	client      *http.Client
+	// secrets of the URL, which the signer may repeat.
+	secrets redact.Secrets
 }
 
 // request is a transaction as eth_signTransaction takes it.
@@ -127,7 +131,7 @@ func (s *remote) call(ctx context.Context, r request) (json.RawMessage, error) {
 	}
 	switch err := json.Unmarshal(text, &answer); {
 	case err == nil && answer.Error != nil:
-		return nil, fmt.Errorf("the signer says %d: %.200q", answer.Error.Code, answer.Error.Message)
+		return nil, fmt.Errorf("the signer says %d: %.200q", answer.Error.Code, s.secrets.Text(answer.Error.Message))
 	case response.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("HTTP status %d", response.StatusCode)
 	case err != nil:

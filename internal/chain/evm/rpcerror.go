@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/rpc"
 
 	"facilitator/internal/chain"
+	"facilitator/internal/redact"
 )
 
 // RevertError says that the EVM ran the call and it failed: a judgement.
@@ -102,24 +101,9 @@ func (s scrubber) unavailable(err error) error {
 
 // scrubber keeps a node's URL, and every part of it that may be a credential,
 // out of every message (I10): nodes repeat their callers' keys in errors.
-type scrubber struct{ secrets []string }
+type scrubber struct{ secrets redact.Secrets }
 
-func newScrubber(nodeURL string) scrubber {
-	const least = 6 // shorter parts are words such as "v2"
-	u, err := url.Parse(nodeURL)
-	if err != nil {
-		return scrubber{}
-	}
-	parts := strings.Split(u.Path, "/")
-	if password, ok := u.User.Password(); ok {
-		parts = append(parts, password)
-	}
-	parts = append(parts, u.User.Username())
-	for _, values := range u.Query() {
-		parts = append(parts, values...)
-	}
-	return scrubber{secrets: slices.DeleteFunc(parts, func(part string) bool { return len(part) < least })}
-}
+func newScrubber(nodeURL string) scrubber { return scrubber{secrets: redact.Of(nodeURL)} }
 
 // text is an error's message without URLs, secrets and the node's HTTP bodies.
 func (s scrubber) text(err error) string {
@@ -133,10 +117,7 @@ func (s scrubber) text(err error) string {
 	default:
 		text = err.Error()
 	}
-	text = strings.ToValidUTF8(regexp.MustCompile(`(?i)\b(https?|wss?)://\S+`).ReplaceAllString(text, "[url]"), "")
-	for _, secret := range s.secrets {
-		text = strings.ReplaceAll(text, secret, "[redacted]")
-	}
+	text = s.secrets.Text(text)
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "..."
 	}
