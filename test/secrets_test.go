@@ -71,7 +71,7 @@ func (v *vault) wantKept(t *testing.T) {
 	for name, secret := range v.secrets {
 		for _, form := range []string{
 			secret, hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte("user:" + secret)),
-			strings.Trim(fmt.Sprint([]byte(secret)), "[]"),
+			strings.Trim(fmt.Sprintf("%d", []byte(secret)), "[]"),
 		} {
 			for where, text := range v.told {
 				if at := strings.Index(strings.ToLower(text), strings.ToLower(form)); at >= 0 {
@@ -137,7 +137,7 @@ func TestNoSecretIsTold(t *testing.T) {
 		}
 		return file
 	}
-	run := func(name string, fails bool, args ...string) string {
+	run := func(name string, fails bool, args ...string) {
 		t.Helper()
 		b := startBinary(t, binary, nil, args...)
 		<-b.done
@@ -145,7 +145,6 @@ func TestNoSecretIsTold(t *testing.T) {
 			t.Errorf("%s ended with %d: %s%s", name, code, b.out.String(), b.err.String())
 		}
 		v.tell(name, b.out.String(), b.err.String())
-		return b.out.String()
 	}
 	keystore := filepath.Join(folder, "keystore.json")
 	password := v.secret("keystore's password")
@@ -209,7 +208,9 @@ func TestNoSecretIsTold(t *testing.T) {
 		"headers":   {bad, []any{bad}, "=" + bad},
 		"treasury":  {map[string]any{"private_key": bad}, map[string]any{"private_key": "0x" + bad}},
 		"lanes": {
-			[]any{map[string]any{"private_key": bad}}, []any{map[string]any{"private_key": []any{bad}}}, []any{bad},
+			[]any{map[string]any{"private_key": bad}},
+			[]any{map[string]any{"private_key": []any{bad}}},
+			[]any{bad},
 			[]any{map[string]any{"remote": map[string]any{"url": "ftp://u:" + bad + "@host", "address": lanes[2].Address.Hex()}}},
 		},
 	} {

@@ -209,7 +209,7 @@ func newCustomers(t *testing.T, c *devnet.Chain, asked *service) *customers {
 			for ctx.Err() == nil { // what is begun is ended
 				body, s, err := crowd.next()
 				if err == nil {
-					err = crowd.settle(t.Context(), s, body)
+					err = crowd.settle(context.WithoutCancel(ctx), s, body)
 				}
 				if err != nil {
 					t.Error(err)

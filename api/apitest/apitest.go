@@ -95,7 +95,8 @@ func (c *Checker) Check(ctx context.Context, x Exchange) error {
 	if err != nil {
 		return fmt.Errorf("path: %w", err)
 	}
-	r, err := http.NewRequestWithContext(context.WithoutCancel(ctx), x.Method, x.Path, strings.NewReader(x.Body))
+	ctx = context.WithoutCancel(ctx) // it is over when its answer is checked
+	r, err := http.NewRequestWithContext(ctx, x.Method, x.Path, strings.NewReader(x.Body))
 	if err != nil {
 		return fmt.Errorf("request: %w", err)
 	}
@@ -115,13 +116,13 @@ func (c *Checker) Check(ctx context.Context, x Exchange) error {
 	options := &openapi3filter.Options{IncludeResponseStatus: true, SkipSettingDefaults: true, AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
 	request := &openapi3filter.RequestValidationInput{Request: r, PathParams: params, Route: route, Options: options}
 	if x.good() {
-		if err := openapi3filter.ValidateRequest(r.Context(), request); err != nil {
+		if err := openapi3filter.ValidateRequest(ctx, request); err != nil {
 			return fmt.Errorf("%s %s was accepted, but by the description the request is wrong: %w\n%s", x.Method, x.Path, err, x.Body)
 		}
 	}
 	response := &openapi3filter.ResponseValidationInput{RequestValidationInput: request, Status: x.Status, Header: x.Answer, Options: options}
 	response.SetBodyBytes([]byte(x.Text))
-	err = errors.Join(openapi3filter.ValidateResponse(r.Context(), response), headers(route.Operation, x.Status, x.Answer))
+	err = errors.Join(openapi3filter.ValidateResponse(ctx, response), headers(route.Operation, x.Status, x.Answer))
 	if err != nil {
 		return fmt.Errorf("%s %s: the answer is not as described: %w\n%d %s", x.Method, x.Path, err, x.Status, x.Text)
 	}

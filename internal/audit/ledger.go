@@ -15,7 +15,6 @@ import (
 	"github.com/ethereum/go-ethereum/rpc"
 
 	"facilitator/internal/chain/evm"
-
 	"facilitator/internal/redact"
 )
 
