@@ -34,6 +34,7 @@ type devFlags struct {
 	tools         string
 	fromPath      bool
 	purchase      bool
+	noService     bool
 	logLevel      string
 }
 
@@ -51,6 +52,7 @@ func (f *devFlags) parse(args []string, c console) error {
 	flags.StringVar(&f.tools, "tools", "", "folder of the pinned tools (default: found upward from here)")
 	flags.BoolVar(&f.fromPath, "from-path", false, "use anvil and postgres found on PATH instead of the pinned ones")
 	flags.BoolVar(&f.purchase, "purchase", false, "make one purchase with the official SDK, show every step, and stop")
+	flags.BoolVar(&f.noService, "without-service", false, "run the chain and Postgres alone, for services of your own")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info, warn with -purchase)")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -63,6 +65,9 @@ func (f *devFlags) parse(args []string, c console) error {
 	}
 	if f.payers < 1 || f.lanes < 1 || f.blockTime < 0 {
 		return errors.New("-payers and -lanes must be at least 1, -block-time not negative")
+	}
+	if f.noService && (f.purchase || f.configFile != "" || f.serviceRPC != "") {
+		return errors.New("-purchase, -config and -service-rpc-url are of a service, and -without-service is none")
 	}
 	return nil
 }
@@ -128,8 +133,8 @@ type environment struct {
 
 // ready is what load generators and test suites start from.
 type ready struct {
-	FacilitatorURL string       `json:"facilitator_url"`
-	MetricsURL     string       `json:"metrics_url"`
+	FacilitatorURL string       `json:"facilitator_url,omitempty"`
+	MetricsURL     string       `json:"metrics_url,omitempty"`
 	RPCURL         string       `json:"rpc_url"`
 	DatabaseURL    string       `json:"database_url"`
 	Network        string       `json:"network"`
@@ -137,7 +142,7 @@ type ready struct {
 	Asset          string       `json:"asset"`
 	PayTo          string       `json:"pay_to"`
 	Payers         []devAccount `json:"payers"`
-	Lanes          []devAccount `json:"lanes"`
+	Lanes          []devAccount `json:"lanes,omitempty"`
 }
 
 type devAccount struct {
@@ -148,6 +153,9 @@ type devAccount struct {
 func (e *environment) run(ctx context.Context) error {
 	if err := e.fund(ctx); err != nil {
 		return err
+	}
+	if e.flags.noService {
+		return e.stay(ctx, e.ready())
 	}
 	cfg, err := e.configure()
 	if err != nil {
@@ -171,12 +179,19 @@ func (e *environment) run(ctx context.Context) error {
 
 // serve tells that everything answers, and stays until ctx ends.
 func (e *environment) serve(ctx context.Context, a *app.App) error {
-	r := e.ready(a)
+	r := e.ready()
+	r.FacilitatorURL, r.MetricsURL = a.URL(), a.MetricsURL()
+	for _, k := range e.laneKeys() {
+		r.Lanes = append(r.Lanes, devAccount{Address: k.Address.Hex()})
+	}
 	if err := waitReady(ctx, r.FacilitatorURL); err != nil {
 		return err
 	}
+	if !e.flags.purchase {
+		return e.stay(ctx, r)
+	}
 	file := e.flags.readyFile
-	if e.flags.purchase && file == "" {
+	if file == "" {
 		folder, err := os.MkdirTemp("", "facilitator-demo-")
 		if err != nil {
 			return fmt.Errorf("ready file: %w", err)
@@ -184,13 +199,18 @@ func (e *environment) serve(ctx context.Context, a *app.App) error {
 		defer func() { _ = os.RemoveAll(folder) }() // a temporary folder
 		file = filepath.Join(folder, "ready.json")
 	}
-	if file != "" {
+	if err := writeReady(file, r); err != nil {
+		return err
+	}
+	return purchase(ctx, e.console, e.tools, file, r)
+}
+
+// stay tells what there is until ctx ends.
+func (e *environment) stay(ctx context.Context, r ready) error {
+	if file := e.flags.readyFile; file != "" {
 		if err := writeReady(file, r); err != nil {
 			return err
 		}
-	}
-	if e.flags.purchase {
-		return purchase(ctx, e.console, e.tools, file, r)
 	}
 	if err := e.announce(r); err != nil {
 		return err
@@ -205,7 +225,15 @@ func (e *environment) fund(ctx context.Context) error {
 		return err
 	}
 	wei := new(big.Int).Exp(big.NewInt(10), big.NewInt(20), nil)
-	return e.chain.FundETH(ctx, wei, addresses(devnet.Keys(devnet.RoleLane, e.flags.lanes))...)
+	return e.chain.FundETH(ctx, wei, addresses(e.laneKeys())...)
+}
+
+// laneKeys are those of the service, if there is one.
+func (e *environment) laneKeys() []devnet.Key {
+	if e.flags.noService {
+		return nil
+	}
+	return devnet.Keys(devnet.RoleLane, e.flags.lanes)
 }
 
 // configure builds the development configuration: the environment's
@@ -216,7 +244,7 @@ func (e *environment) configure() (*config.Config, error) {
 		rpcURL = e.chain.URL()
 	}
 	var lanes []map[string]string
-	for _, k := range devnet.Keys(devnet.RoleLane, e.flags.lanes) {
+	for _, k := range e.laneKeys() {
 		lanes = append(lanes, map[string]string{"private_key": k.Hex()})
 	}
 	poll := 100 * time.Millisecond
@@ -247,17 +275,14 @@ func (e *environment) configure() (*config.Config, error) {
 	return config.Load("", nil, overlays...)
 }
 
-func (e *environment) ready(a *app.App) ready {
+// ready is what there is beside the service.
+func (e *environment) ready() ready {
 	r := ready{
-		FacilitatorURL: a.URL(), MetricsURL: a.MetricsURL(), RPCURL: e.chain.URL(),
-		DatabaseURL: e.databaseURL, Network: e.chain.Network(), ChainID: e.chain.ChainID(), Asset: e.chain.USDC().Hex(),
+		RPCURL: e.chain.URL(), DatabaseURL: e.databaseURL, Network: e.chain.Network(), ChainID: e.chain.ChainID(), Asset: e.chain.USDC().Hex(),
 		PayTo: devnet.Keys(devnet.RolePayee, 1)[0].Address.Hex(),
 	}
 	for _, k := range devnet.Keys(devnet.RolePayer, e.flags.payers) {
 		r.Payers = append(r.Payers, devAccount{Address: k.Address.Hex(), PrivateKey: k.Hex()})
-	}
-	for _, k := range devnet.Keys(devnet.RoleLane, e.flags.lanes) {
-		r.Lanes = append(r.Lanes, devAccount{Address: k.Address.Hex()})
 	}
 	return r
 }
@@ -278,8 +303,32 @@ func writeReady(file string, r ready) error {
 	return nil
 }
 
-// announce prints what a person needs to try the service.
+// announce prints what a person needs to try the service, or to start one.
 func (e *environment) announce(r ready) error {
+	service := ""
+	if r.FacilitatorURL != "" {
+		service = fmt.Sprintf("  facilitator  %s\n  metrics      %s\n", r.FacilitatorURL, r.MetricsURL)
+	}
+	if _, err := fmt.Fprintf(e.out, `
+Everything runs after %s. Interrupt (Ctrl-C) to stop.
+
+%s  chain        %s  (%s)
+  database     %s
+  USDC         %s
+  payer        %s  (1,000 USDC)
+  pay to       %s
+
+`, time.Since(e.started).Round(time.Millisecond), service, r.RPCURL, r.Network, r.DatabaseURL, r.Asset, r.Payers[0].Address, r.PayTo); err != nil {
+		return err
+	}
+	if service == "" {
+		return nil
+	}
+	return e.offer(r)
+}
+
+// offer prints a payment that is signed already, as commands.
+func (e *environment) offer(r ready) error {
 	payer, payee := devnet.Keys(devnet.RolePayer, 1)[0], devnet.Keys(devnet.RolePayee, 1)[0]
 	sale := devnet.Sale{Payer: payer, PayTo: payee.Address, Amount: 10_000}.ForNow(time.Now(), time.Hour)
 	request, err := e.chain.Request(sale)
@@ -293,18 +342,7 @@ func (e *environment) announce(r ready) error {
 	curl := func(path string) string {
 		return "curl -sS " + r.FacilitatorURL + path + " -H 'Content-Type: application/json' -d '" + string(body) + "'"
 	}
-	_, err = fmt.Fprintf(e.out, `
-Everything runs after %s. Interrupt (Ctrl-C) to stop.
-
-  facilitator  %s
-  metrics      %s
-  chain        %s  (%s)
-  database     %s
-  USDC         %s
-  payer        %s  (1,000 USDC)
-  pay to       %s
-
-Verify a freshly signed payment of 0.01 USDC (valid for an hour):
+	_, err = fmt.Fprintf(e.out, `Verify a freshly signed payment of 0.01 USDC (valid for an hour):
 
   %s
 
@@ -312,8 +350,7 @@ Settle it:
 
   %s
 
-`, time.Since(e.started).Round(time.Millisecond), r.FacilitatorURL, r.MetricsURL, r.RPCURL, r.Network, r.DatabaseURL, r.Asset,
-		r.Payers[0].Address, r.PayTo, curl("/verify"), curl("/settle"))
+`, curl("/verify"), curl("/settle"))
 	return err
 }
 

@@ -59,7 +59,7 @@ function loadReadyFile(path) {
   } catch (error) {
     throw new Failure(`cannot read the ready file ${path}: ${error.message}`);
   }
-  for (const key of ['facilitator_url', 'rpc_url', 'network', 'asset', 'pay_to']) {
+  for (const key of ['rpc_url', 'network', 'asset', 'pay_to']) {
     ensure(typeof ready[key] === 'string' && ready[key], `the ready file has no "${key}"`);
   }
   ensure(ready.payers?.length > 0, 'the ready file has no "payers"');
@@ -67,7 +67,7 @@ function loadReadyFile(path) {
   return {
     ...ready,
     // The legacy v1 client does not strip it and would ask for "//verify".
-    facilitator_url: ready.facilitator_url.replace(/\/+$/, ''),
+    facilitator_url: ready.facilitator_url?.replace(/\/+$/, ''),
     asset: getAddress(ready.asset),
     pay_to: getAddress(ready.pay_to),
     v1_network: v1Names[ready.network],
@@ -343,6 +343,7 @@ export const shopUsage = '[--price ATOMIC] [--concurrency C --count N]';
 
 /** The main() of the buying scripts. */
 export async function runShop(ctx, title, openShop) {
+  ensure(ctx.ready.facilitator_url, 'the ready file has no "facilitator_url"');
   ctx.price = BigInt(positive(ctx.flags.price, 'price'));
   ctx.token = await readToken(ctx);
   ctx.step = 'starting the resource server';
