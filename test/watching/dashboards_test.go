@@ -2,43 +2,16 @@ package watching
 
 import (
 	"context"
-	"encoding/json"
-	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
 
-// dashboard is what a file of deploy/grafana/dashboards holds.
-type dashboard struct {
-	UID, Title string
-	Templating struct {
-		List []struct{ Name, Query string }
-	}
-	Panels []struct {
-		ID         int
-		Title      string
-		Datasource struct{ UID string }
-		GridPos    struct{ X, Y, W, H int }
-		Targets    []struct{ Expr, RefID string }
-	}
-}
-
 var grafana = filepath.Join("..", "..", "deploy", "grafana")
 
-func readDashboards(t *testing.T) map[string]dashboard {
+func readDashboards(t *testing.T) map[string]Dashboard {
 	t.Helper()
-	files := must(filepath.Glob(filepath.Join(grafana, "dashboards", "*.json")))(t)
-	all := make(map[string]dashboard)
-	for _, file := range files {
-		var d dashboard
-		if err := json.Unmarshal(must(os.ReadFile(file))(t), &d); err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		all[strings.TrimSuffix(filepath.Base(file), ".json")] = d
-	}
-	return all
+	return must(Dashboards(filepath.Join(grafana, "dashboards")))(t)
 }
 
 // TestDashboards: they are there, their panels do not overlap, and they ask the
@@ -84,40 +57,15 @@ func (s *site) dashboards(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	look := time.NewTicker(250 * time.Millisecond)
-	defer look.Stop()
-	asked := 0
+	all := 0
 	for name, d := range readDashboards(t) {
-		for _, p := range d.Panels {
-			for _, target := range p.Targets {
-				asked++
-				q := strings.NewReplacer("$__rate_interval", "10s", "$network", ".*").Replace(target.Expr)
-				for !s.tells(ctx, t, q) {
-					select {
-					case <-look.C:
-					case <-ctx.Done():
-						t.Fatalf("%s %q: no number for %s", name, p.Title, q)
-					}
-				}
-			}
+		asked, err := d.Ask(ctx, s.prometheus.URL(), "10s")
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
+		all += asked
 	}
-	if asked < 50 {
-		t.Errorf("only %d queries", asked)
+	if all < 50 {
+		t.Errorf("only %d queries", all)
 	}
-}
-
-// tells says whether a query returns a number.
-func (s *site) tells(ctx context.Context, t *testing.T, q string) bool {
-	t.Helper()
-	found, err := s.query(ctx, q)
-	if err != nil && ctx.Err() == nil {
-		t.Fatal(err)
-	}
-	for _, f := range found {
-		if text, _ := f.Value[1].(string); text != "NaN" {
-			return true
-		}
-	}
-	return false
 }

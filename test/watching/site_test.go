@@ -256,34 +256,9 @@ func scaled(rules string) string {
 	})
 }
 
-// sample is one series of an answer.
-type sample struct {
-	Metric map[string]string
-	Value  [2]any
-}
-
 // query asks Prometheus.
-func (s *site) query(ctx context.Context, q string) ([]sample, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.prometheus.URL()+"/api/v1/query?query="+url.QueryEscape(q), http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer answer.Body.Close()
-	var body struct {
-		Status, Error string
-		Data          struct{ Result []sample }
-	}
-	if err := json.NewDecoder(answer.Body).Decode(&body); err != nil {
-		return nil, err
-	}
-	if body.Status != "success" {
-		return nil, fmt.Errorf("%s: %s", q, body.Error)
-	}
-	return body.Data.Result, nil
+func (s *site) query(ctx context.Context, q string) ([]Sample, error) {
+	return Query(ctx, s.prometheus.URL(), q)
 }
 
 // lockedBuffer is a log that many goroutines write.
