@@ -67,7 +67,8 @@ const mark = "\n==== next block\n"
 func paste(t *testing.T, dir string, all []block) ([]string, error) {
 	t.Helper()
 	var script strings.Builder
-	script.WriteString("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || :; wait' EXIT\n")
+	// The last started first, so that none logs that it lost what it needs.
+	script.WriteString("set -euo pipefail\ntrap 'set +e; for job in $(jobs -p | sort -rn); do kill $job; wait $job; done 2>/dev/null' EXIT\n")
 	for _, b := range all {
 		fmt.Fprintf(&script, "printf '%s'\n%s", mark, b.script)
 	}
