@@ -39,7 +39,7 @@ func run(args []string, out io.Writer) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		d := all[name]
-		asked, err := d.Ask(ctx, strings.TrimRight(args[0], "/"), "1m")
+		asked, err := d.Ask(ctx, strings.TrimRight(args[0], "/"), "5m")
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
