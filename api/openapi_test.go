@@ -88,6 +88,10 @@ func TestTheDescriptionCanSayNo(t *testing.T) {
 			Method: "POST", Path: "/verify", Status: 200, Answer: header(), Text: `{"isValid":true}`,
 			Body: edit(t, v2, `"paymentRequirements":{"scheme":"exact","network":"eip155:84532","amount":"10000",`, `"paymentRequirements":{"scheme":"exact","network":"eip155:84532",`),
 		},
+		"no version": {
+			Method: "POST", Path: "/verify", Status: 200, Answer: header(), Text: `{"isValid":true}`,
+			Body: edit(t, v1, `{"x402Version":1,"paymentPayload":{"x402Version":1,`, `{"x402Version":null,"paymentPayload":{"x402Version":null,`),
+		},
 		"another version": {Method: "POST", Path: "/verify", Body: `{"x402Version":3}`, Status: 200, Answer: header(), Text: `{"isValid":true}`},
 	} {
 		if err := described.Check(t.Context(), x); (err == nil) != (name == "") {
