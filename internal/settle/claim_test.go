@@ -174,11 +174,14 @@ func TestAChainThatRefusesOurOwnSettlementIsNotBelieved(t *testing.T) {
 	})
 }
 
-// TestAClaimThatComesTooLateIsJudgedAgain on what is promised now.
+// TestAClaimThatComesTooLateIsJudgedAgain on what is promised now, and still takes its
+// client's budget once.
 func TestAClaimThatComesTooLateIsJudgedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
+		admitted := 0
+		b.admit = func() error { admitted++; return nil }
 		others := payment.Promised{Amount: x402.NewUint256(3000), Payments: 2}
 		b.record.crowd = func(g *payment.Guard) bool {
 			first := b.verifier.promised.IsZero()
@@ -194,6 +197,9 @@ func TestAClaimThatComesTooLateIsJudgedAgain(t *testing.T) {
 		wantSuccess(t, <-call, false)
 		if diff := cmp.Diff([]payment.Promised{{}, others}, b.verifier.judged); diff != "" {
 			t.Errorf("judged on (-want +got):\n%s", diff)
+		}
+		if admitted != 1 {
+			t.Errorf("admitted %d times, for one payment", admitted)
 		}
 	})
 }

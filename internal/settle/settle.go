@@ -223,6 +223,9 @@ func taken(known *payment.Payment) bool {
 // its payer are promised meanwhile: what was judged holds no more then. Each time
 // one of them was faster, so somebody gets on.
 func (s *Settler) claim(ctx context.Context, req *x402.Request, p scheme.Payment, wishes payment.Wishes, seen payment.Exposure) (*payment.Payment, bool, error) {
+	if wishes.Admit != nil { // it counts, and this is one payment
+		wishes.Admit = sync.OnceValue(wishes.Admit)
+	}
 	for {
 		claimed, fresh, err := s.tryClaim(ctx, req, p, wishes, &seen)
 		if !errors.Is(err, payment.ErrCrowded) {
