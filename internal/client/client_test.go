@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -135,6 +136,37 @@ func TestTheDirectoryIsReadAgainWhereItChanged(t *testing.T) {
 	}
 	if c, err := d.Identify(call); err != nil || c.ID != "a" {
 		t.Errorf("while the record is gone: %v, %v", c, err)
+	}
+}
+
+// TestTokensThatNoHostIsNamedForAreWarnedOf: each would be refused, and only callers
+// would see it.
+func TestTokensThatNoHostIsNamedForAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signs := newSigning(t, "0d2f", nil, public, jwt.SigningMethodEdDSA).key
+	_, secret, err := client.NewKey("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		key   client.Key
+		hosts []string
+		warns bool
+	}{
+		"a key that signs, and no host":  {signs, nil, true},
+		"a key that signs, and its host": {signs, []string{"pay.example"}, false},
+		"a secret, and no host":          {secret, nil, false},
+	} {
+		var out bytes.Buffer
+		b := &book{clients: []client.Client{{ID: "a"}}, keys: []client.Key{c.key}, stamp: "x"}
+		_, err := client.NewDirectory(t.Context(), b, c.hosts, func() time.Time { return now }, slog.New(slog.NewTextHandler(&out, nil)))
+		if err != nil || strings.Contains(out.String(), "clients.token_hosts") != c.warns {
+			t.Errorf("%s: %v\n%s", name, err, &out)
+		}
 	}
 }
 

@@ -61,6 +61,7 @@ func (d *Directory) Refresh(ctx context.Context) error {
 	for i := range clients {
 		s.clients[clients[i].ID] = &clients[i]
 	}
+	signing := false
 	for _, k := range keys {
 		h := &holder{Key: k, client: s.clients[k.Client]}
 		if h.client == nil {
@@ -71,8 +72,12 @@ func (d *Directory) Refresh(ctx context.Context) error {
 				d.log.WarnContext(ctx, "a client's public key is not usable", slog.String("key_id", k.ID), slog.Any("error", err))
 				continue
 			}
+			signing = true
 		}
 		s.keys[k.ID] = h
+	}
+	if signing && len(d.hosts) == 0 {
+		d.log.WarnContext(ctx, "no client's token is accepted: clients.token_hosts names no host")
 	}
 	d.known.Store(s)
 	return nil
