@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
-	"flag"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,10 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"facilitator/internal/chain"
-	"facilitator/internal/devnet"
 	"facilitator/internal/metrics"
 	"facilitator/internal/payment"
 	"facilitator/internal/policy"
@@ -30,31 +25,7 @@ import (
 // server is nil where there is no Postgres to test with.
 var server *storetest.Server
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if testing.Short() {
-		return m.Run()
-	}
-	var err error
-	server, err = storetest.Start(context.Background())
-	if err != nil && (os.Getenv("CI") != "" || !errors.Is(err, devnet.ErrNoTools)) {
-		fmt.Fprintln(os.Stderr, "test set-up:", err)
-		return 1
-	}
-	code := m.Run()
-	if server != nil {
-		err = server.Close()
-	}
-	if err = errors.Join(err, goleak.Find()); err != nil && server != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, "test end:", err)
-		code = 1
-	}
-	return code
-}
+func TestMain(m *testing.M) { os.Exit(storetest.Main(m, &server)) }
 
 const network = x402.Network("eip155:8453")
 

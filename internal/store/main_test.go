@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -13,10 +11,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"facilitator/internal/chain"
-	"facilitator/internal/devnet"
 	"facilitator/internal/payment"
 	"facilitator/internal/store"
 	"facilitator/internal/store/storetest"
@@ -26,31 +22,7 @@ import (
 // server is nil where there is no Postgres to test with.
 var server *storetest.Server
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if testing.Short() {
-		return m.Run()
-	}
-	var err error
-	server, err = storetest.Start(context.Background())
-	if err != nil && (os.Getenv("CI") != "" || !errors.Is(err, devnet.ErrNoTools)) {
-		fmt.Fprintln(os.Stderr, "test set-up:", err)
-		return 1
-	}
-	code := m.Run()
-	if server != nil {
-		err = server.Close()
-	}
-	if err = errors.Join(err, goleak.Find()); err != nil && server != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, "test end:", err)
-		code = 1
-	}
-	return code
-}
+func TestMain(m *testing.M) { os.Exit(storetest.Main(m, &server)) }
 
 // databaseURL is a migrated database of the test's own.
 func databaseURL(tb testing.TB) string {
