@@ -138,27 +138,27 @@ func TestAnswersByteForByte(t *testing.T) {
 		{
 			"settle: success", "/settle", v2, nil, 200,
 			`{"success":true,"payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`,
-			map[string]string{id: "the-id", replay: "", "Cache-Control": "no-store", "Retryable": ""},
+			map[string]string{id: "0198c0de-0000-7000-8000-0000000000aa", replay: "", "Cache-Control": "no-store", "Retryable": ""},
 		},
 		{
 			"settle: success in version 1 echoes the name", "/settle", v1, nil, 200,
 			`{"success":true,"payer":"` + payer + `","transaction":"` + txText + `","network":"base-sepolia"}`,
-			map[string]string{id: "the-id"},
+			map[string]string{id: "0198c0de-0000-7000-8000-0000000000aa"},
 		},
 		{
-			"settle: success once more", "/settle", v2, told(payment.Answer{Success: true, Replayed: true, Payer: payer, PaymentID: "the-id", TxHash: txHash}, nil), 200,
+			"settle: success once more", "/settle", v2, told(payment.Answer{Success: true, Replayed: true, Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash}, nil), 200,
 			`{"success":true,"payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`,
-			map[string]string{id: "the-id", replay: "true"},
+			map[string]string{id: "0198c0de-0000-7000-8000-0000000000aa", replay: "true"},
 		},
 		{
-			"settle: pending", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
+			"settle: pending", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
 			`{"success":false,"errorReason":"settlement_pending","errorMessage":"ask again","payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`,
-			map[string]string{id: "the-id", "Retryable": "true"},
+			map[string]string{id: "0198c0de-0000-7000-8000-0000000000aa", "Retryable": "true"},
 		},
 		{
-			"settle: pending in version 1", "/settle", v1, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
+			"settle: pending in version 1", "/settle", v1, told(payment.Answer{Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash, Reason: x402.ReasonSettlementPending, Message: "ask again"}, nil), 200,
 			`{"success":false,"errorReason":"settlement_pending","errorMessage":"ask again","payer":"` + payer + `","transaction":"` + txText + `","network":"base-sepolia"}`,
-			map[string]string{id: "the-id"},
+			map[string]string{id: "0198c0de-0000-7000-8000-0000000000aa"},
 		},
 		{
 			"settle: too many are queued", "/settle", v2, told(payment.Answer{Payer: payer}, fmt.Errorf("%w on eip155:84532: too many payments are queued", chain.ErrNotReady)), 503,
@@ -166,12 +166,12 @@ func TestAnswersByteForByte(t *testing.T) {
 			map[string]string{retry: "2", id: ""},
 		},
 		{
-			"settle: duplicate", "/settle", v1, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonDuplicateSettlement, Message: "told before"}, nil), 200,
+			"settle: duplicate", "/settle", v1, told(payment.Answer{Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash, Reason: x402.ReasonDuplicateSettlement, Message: "told before"}, nil), 200,
 			`{"success":false,"errorReason":"duplicate_settlement","errorMessage":"told before","payer":"` + payer + `","transaction":"` + txText + `","network":"base-sepolia"}`,
-			map[string]string{id: "the-id"},
+			map[string]string{id: "0198c0de-0000-7000-8000-0000000000aa"},
 		},
 		{
-			"settle: failed on chain", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id", TxHash: txHash, Reason: x402.ReasonExactNonceUsed, Message: "used"}, nil), 200,
+			"settle: failed on chain", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash, Reason: x402.ReasonExactNonceUsed, Message: "used"}, nil), 200,
 			`{"success":false,"errorReason":"invalid_exact_evm_nonce_already_used","errorMessage":"used","payer":"` + payer + `","transaction":"` + txText + `","network":"eip155:84532"}`, nil,
 		},
 		{
@@ -197,13 +197,13 @@ func TestAnswersByteForByte(t *testing.T) {
 		},
 		{"settle: too long", "/settle", strings.Repeat(" ", maxBody+1), nil, 413, `{"error":"body is larger than 4096 bytes"}`, nil},
 		{"settle: the node is silent", "/settle", v2, told(payment.Answer{Payer: payer}, node), 503, `{"error":"the chain's node can't be reached, try again","retryable":true}`, map[string]string{retry: "2", id: ""}},
-		{"settle: the record falls silent while waiting", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id"}, db), 503, `{"error":"the record can't be reached, try again","retryable":true}`, map[string]string{retry: "2", id: "the-id"}},
+		{"settle: the record falls silent while waiting", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa"}, db), 503, `{"error":"the record can't be reached, try again","retryable":true}`, map[string]string{retry: "2", id: "0198c0de-0000-7000-8000-0000000000aa"}},
 		{
-			"settle: nothing was sent", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id"}, fmt.Errorf("%w: no wallet", payment.ErrNotSent)), 503,
+			"settle: nothing was sent", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa"}, fmt.Errorf("%w: no wallet", payment.ErrNotSent)), 503,
 			`{"error":"nothing was sent: no wallet","retryable":true}`,
-			map[string]string{retry: "2", id: "the-id"},
+			map[string]string{retry: "2", id: "0198c0de-0000-7000-8000-0000000000aa"},
 		},
-		{"settle: a fault of ours", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "the-id"}, errors.New("constraint broken")), 500, `{"error":"internal error"}`, map[string]string{id: "the-id"}},
+		{"settle: a fault of ours", "/settle", v2, told(payment.Answer{Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa"}, errors.New("constraint broken")), 500, `{"error":"internal error"}`, map[string]string{id: "0198c0de-0000-7000-8000-0000000000aa"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -272,7 +272,7 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.FixedZone("", 3600))
 	p := payment.Payment{
-		ID: "the-id", State: payment.StateIncluded, TxHash: txHash, BlockNumber: 7, BlockHash: chain.Hash{1},
+		ID: "0198c0de-0000-7000-8000-0000000000aa", State: payment.StateIncluded, TxHash: txHash, BlockNumber: 7, BlockHash: chain.Hash{1},
 		Evidence: &payment.Evidence{Kind: payment.EvidenceReceipt, TxHash: &txHash, BlockNumber: 7, BlockHash: &chain.Hash{1}},
 		Terms: payment.Terms{
 			Key: payment.Key{Network: "eip155:84532", Payer: chain.Address{19: 1}, Nonce: chain.Hash{2}}, Scheme: "exact",
@@ -284,24 +284,24 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 		`"payTo":"0x0000000000000000000000000000000000000004","amount":"10000","nonce":"0x0200000000000000000000000000000000000000000000000000000000000000",` +
 		`"validAfter":"0","validBefore":"2000000000",`
 	const block = `0x0100000000000000000000000000000000000000000000000000000000000000`
-	const paid = `{"id":"the-id","outcome":"succeeded","state":"included",` + terms + `"transaction":"` + txText + `","blockNumber":7,"blockHash":"` + block + `",` +
+	const paid = `{"id":"0198c0de-0000-7000-8000-0000000000aa","outcome":"succeeded","state":"included",` + terms + `"transaction":"` + txText + `","blockNumber":7,"blockHash":"` + block + `",` +
 		`"evidence":{"kind":"receipt","transaction":"` + txText + `","blockNumber":7,"blockHash":"` + block + `"},` +
 		`"createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:01Z","answeredAt":"2026-11-22T11:00:02Z"}`
 	failed := p
 	failed.State, failed.TxHash, failed.Reason, failed.Message, failed.AnsweredAt = payment.StateFailed, chain.Hash{}, x402.ReasonExactNonceUsed, "used", time.Time{}
 	failed.Evidence, failed.BlockNumber = &payment.Evidence{Kind: payment.EvidenceUnsendable, Detail: "why"}, 0
-	const unpaid = `{"id":"the-id","outcome":"failed","state":"failed",` + terms + `"transaction":"","reason":"invalid_exact_evm_nonce_already_used","message":"used",` +
+	const unpaid = `{"id":"0198c0de-0000-7000-8000-0000000000aa","outcome":"failed","state":"failed",` + terms + `"transaction":"","reason":"invalid_exact_evm_nonce_already_used","message":"used",` +
 		`"evidence":{"kind":"would_fail","detail":"why"},"createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:01Z"}`
 	// Negative proof: by this final block it was unused, and its time was over.
 	expired := failed
 	expired.Reason, expired.Message, expired.TxHash = x402.ReasonExactValidBefore, "the authorization expired unused", txHash
 	expired.Evidence = &payment.Evidence{Kind: payment.EvidenceExpired, BlockNumber: 9, BlockHash: &chain.Hash{1}, BlockTime: 2000000001}
-	const unused = `{"id":"the-id","outcome":"failed","state":"failed",` + terms + `"transaction":"` + txText + `",` +
+	const unused = `{"id":"0198c0de-0000-7000-8000-0000000000aa","outcome":"failed","state":"failed",` + terms + `"transaction":"` + txText + `",` +
 		`"reason":"invalid_exact_evm_payload_authorization_valid_before","message":"the authorization expired unused",` +
 		`"evidence":{"kind":"expired_unused","blockNumber":9,"blockHash":"` + block + `","blockTime":2000000001},` +
 		`"createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:01Z"}`
-	pending := payment.Payment{ID: "the-id", State: payment.StateBroadcast, Terms: p.Terms, TxHash: txHash, CreatedAt: at, UpdatedAt: at}
-	const open = `{"id":"the-id","outcome":"pending","state":"broadcast",` + terms + `"transaction":"` + txText + `","createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:00Z"}`
+	pending := payment.Payment{ID: "0198c0de-0000-7000-8000-0000000000aa", State: payment.StateBroadcast, Terms: p.Terms, TxHash: txHash, CreatedAt: at, UpdatedAt: at}
+	const open = `{"id":"0198c0de-0000-7000-8000-0000000000aa","outcome":"pending","state":"broadcast",` + terms + `"transaction":"` + txText + `","createdAt":"2026-11-22T11:00:00Z","updatedAt":"2026-11-22T11:00:00Z"}`
 	const address, never = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C", "0001-01-01T00:00:00Z"
 	const payee = "/settlements?payTo=" + address
 	const list, key = `/settlements?transaction=` + txText, `payer=0x0000000000000000000000000000000000000001&nonce=` + block
@@ -313,13 +313,13 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 		want       string
 		asked      string
 	}{
-		{"paid", "/settlements/the-id", []payment.Payment{p}, nil, 200, paid, "id the-id"},
-		{"failed", "/settlements/the-id", []payment.Payment{failed}, nil, 200, unpaid, "id the-id"},
-		{"expired unused", "/settlements/the-id", []payment.Payment{expired}, nil, 200, unused, "id the-id"},
+		{"paid", "/settlements/0198c0de-0000-7000-8000-0000000000aa", []payment.Payment{p}, nil, 200, paid, "id 0198c0de-0000-7000-8000-0000000000aa"},
+		{"failed", "/settlements/0198c0de-0000-7000-8000-0000000000aa", []payment.Payment{failed}, nil, 200, unpaid, "id 0198c0de-0000-7000-8000-0000000000aa"},
+		{"expired unused", "/settlements/0198c0de-0000-7000-8000-0000000000aa", []payment.Payment{expired}, nil, 200, unused, "id 0198c0de-0000-7000-8000-0000000000aa"},
 		{"expired unused, by authorization", "/settlements?" + key, []payment.Payment{expired}, nil, 200, `{"settlements":[` + unused + `]}`, "nonce eip155:84532 0x0000000000000000000000000000000000000001 " + block},
-		{"pending", "/settlements/the-id", []payment.Payment{pending}, nil, 200, open, "id the-id"},
+		{"pending", "/settlements/0198c0de-0000-7000-8000-0000000000aa", []payment.Payment{pending}, nil, 200, open, "id 0198c0de-0000-7000-8000-0000000000aa"},
 		{"no such id", "/settlements/other", nil, nil, 404, `{"error":"no such settlement"}`, "id other"},
-		{"the record is silent", "/settlements/the-id", nil, payment.ErrUnavailable, 503, `{"error":"the record can't be reached, try again","retryable":true}`, "id the-id"},
+		{"the record is silent", "/settlements/0198c0de-0000-7000-8000-0000000000aa", nil, payment.ErrUnavailable, 503, `{"error":"the record can't be reached, try again","retryable":true}`, "id 0198c0de-0000-7000-8000-0000000000aa"},
 		{"by transaction", list, []payment.Payment{p, failed}, nil, 200, `{"settlements":[` + paid + `,` + unpaid + `]}`, "transaction eip155:84532 " + txText},
 		{"by transaction on a network", list + "&network=eip155:84532", []payment.Payment{p}, nil, 200, `{"settlements":[` + paid + `]}`, "transaction eip155:84532 " + txText},
 		{"by authorization, none", "/settlements?network=base-sepolia&" + key, nil, nil, 200, `{"settlements":[]}`, "nonce eip155:84532 0x0000000000000000000000000000000000000001 " + block},
@@ -333,7 +333,7 @@ func TestSettlementsAnswerByteForByte(t *testing.T) {
 		{
 			"a payee's, a page", payee + "&limit=1&network=base-sepolia&cursor=0198c0de-0000-7000-8000-000000000000&since=2026-11-01T00:00:00Z&until=2026-12-01T01:00:00%2B01:00",
 			[]payment.Payment{p, failed},
-			nil, 200, `{"settlements":[` + paid + `],"next":"the-id"}`,
+			nil, 200, `{"settlements":[` + paid + `],"next":"0198c0de-0000-7000-8000-0000000000aa"}`,
 			"list eip155:84532 " + address + " since 2026-11-01T00:00:00Z until 2026-12-01T01:00:00+01:00 after 0198c0de-0000-7000-8000-000000000000 limit 2",
 		},
 		{"a payee's, none", payee, nil, nil, 200, `{"settlements":[]}`, "list  " + address + " since " + never + " until " + never + " after  limit 101"},

@@ -152,7 +152,7 @@ var txHash = chain.Hash{0: 0xab, 31: 0xcd}
 const txText = "0xab000000000000000000000000000000000000000000000000000000000000cd"
 
 func settled() payment.Answer {
-	return payment.Answer{Success: true, Payer: payer, PaymentID: "the-id", TxHash: txHash}
+	return payment.Answer{Success: true, Payer: payer, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash}
 }
 
 // fixture is a request as an official client sends it.

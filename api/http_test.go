@@ -174,10 +174,10 @@ func TestASuccessThatReachesNobodyIsGivenBack(t *testing.T) {
 	}{
 		"a success and nobody there": {settled(), false, 1},
 		"a success that is read":     {settled(), true, 0},
-		"a failure and nobody there": {payment.Answer{Reason: x402.ReasonSettlementPending, PaymentID: "the-id", TxHash: txHash}, false, 0},
-		"a failure that is read":     {payment.Answer{Reason: x402.ReasonSettlementPending, PaymentID: "the-id", TxHash: txHash}, true, 0},
-		"a replay and nobody there":  {payment.Answer{Success: true, Replayed: true, PaymentID: "the-id", TxHash: txHash}, false, 1}, // the settler knows not to give it back
-		"a replay that is read":      {payment.Answer{Success: true, Replayed: true, PaymentID: "the-id", TxHash: txHash}, true, 0},
+		"a failure and nobody there": {payment.Answer{Reason: x402.ReasonSettlementPending, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash}, false, 0},
+		"a failure that is read":     {payment.Answer{Reason: x402.ReasonSettlementPending, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash}, true, 0},
+		"a replay and nobody there":  {payment.Answer{Success: true, Replayed: true, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash}, false, 1}, // the settler knows not to give it back
+		"a replay that is read":      {payment.Answer{Success: true, Replayed: true, PaymentID: "0198c0de-0000-7000-8000-0000000000aa", TxHash: txHash}, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

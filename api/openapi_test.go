@@ -47,7 +47,7 @@ func TestTheDescriptionIsRight(t *testing.T) {
 	h := b.handler()
 	for path, item := range doc.Paths.Map() {
 		for method := range item.Operations() {
-			r := httptest.NewRequestWithContext(t.Context(), method, strings.ReplaceAll(path, "{id}", "the-id"), strings.NewReader("{}"))
+			r := httptest.NewRequestWithContext(t.Context(), method, strings.ReplaceAll(path, "{id}", "0198c0de-0000-7000-8000-0000000000aa"), strings.NewReader("{}"))
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
 			if w.Code == http.StatusMethodNotAllowed || strings.Contains(w.Body.String(), "no such path") {
