@@ -14,6 +14,9 @@ CYCLONEDX ?= go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.
 FUZZTIME ?= 20s
 # Suites that run on chains of their own, or need to control how blocks are made.
 NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
+# Most integration tests wait for blocks: more of them run at once than there are
+# cores. BUSY is go test's -parallel.
+BUSY ?= 6
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help
@@ -42,9 +45,9 @@ dev: tools build ## Start a facilitator with a chain and a Postgres of its own
 
 test: tools tools/prometheus ## Run all tests, with the race detector where there is a C compiler
 	@test -n "$(RACE)" || echo 'No C compiler: testing without the race detector.'
-	go test $(RACE) -shuffle=on -timeout 15m ./...
+	go test $(RACE) -parallel $(BUSY) -shuffle=on -timeout 15m ./...
 	@echo 'The integration suite again, on a fork (FORK_RPC_URL: of a real Base; else of a local one)'
-	TEST_FORK=1 go test $(RACE) -shuffle=on -timeout 15m -skip '$(NOT_ON_FORK)' ./test
+	TEST_FORK=1 go test $(RACE) -parallel $(BUSY) -shuffle=on -timeout 15m -skip '$(NOT_ON_FORK)' ./test
 
 test/short: ## Run the tests that take no time
 	go test -short -shuffle=on -timeout 5m ./...

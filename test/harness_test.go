@@ -371,7 +371,7 @@ func received(t *testing.T, c *devnet.Chain, payee common.Address) int64 {
 // often; it fails the test after half a minute.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()

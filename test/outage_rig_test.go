@@ -310,8 +310,8 @@ func newOutageRig(t *testing.T, c *devnet.Chain) *outageRig {
 	r := &outageRig{chain: c, node: newOutageNode(t, c), db: newOutageDatabase(t), reach: func(string) {}}
 	r.setup = setup{chain: c, rpcURL: r.node.url, databaseURL: r.db.url, overlay: `
 settle: {wait: 1s}
-database: {timeout: 1s}
-chains: {'eip155:8453': {rpc_timeout: 300ms}}
+database: {timeout: 3s}
+chains: {'eip155:8453': {rpc_timeout: 500ms}}
 `}
 	return r
 }
