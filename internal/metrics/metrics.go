@@ -71,11 +71,31 @@ func (a *About) labels() []string {
 	return names
 }
 
-// Counter makes a counter.
+// Counter makes a counter. Where all its labels are closed, its series begin at 0
+// rather than with the first event: what a rate is of must have been there before.
 func (r *Registry) Counter(a About) *prometheus.CounterVec {
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: a.Name, Help: a.Help}, a.labels())
 	r.add("counter", &a, c)
+	for _, values := range series(a.Labels) {
+		c.WithLabelValues(values...)
+	}
 	return c
+}
+
+// series are the label values of all that there can be; none where the configuration
+// tells some.
+func series(labels []Label) [][]string {
+	all := [][]string{nil}
+	for _, l := range labels {
+		var longer [][]string
+		for _, values := range all {
+			for _, v := range l.Values {
+				longer = append(longer, append(slices.Clone(values), v))
+			}
+		}
+		all = longer
+	}
+	return all
 }
 
 // Gauge makes a gauge.

@@ -24,6 +24,22 @@ func TestWhatIsAskedForIsToldWhenItIsGathered(t *testing.T) {
 	}
 }
 
+func TestACounterWhoseSeriesAreKnownBeginsAtZero(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		labels []Label
+		series int
+	}{
+		"no label":           {nil, 1},
+		"closed labels":      {[]Label{One("a", "1", "2"), One("b", "x", "y", "z")}, 6},
+		"a configured label": {[]Label{One("a", "1", "2"), Network()}, 0},
+	} {
+		if n := testutil.CollectAndCount(New(prometheus.NewRegistry()).Counter(About{Name: "c_total", Help: "Things.", Labels: c.labels})); n != c.series {
+			t.Errorf("%s: %d series, want %d", name, n, c.series)
+		}
+	}
+}
+
 func TestTheReferenceTellsTypesUnitsAndValues(t *testing.T) {
 	t.Parallel()
 	r := New(prometheus.NewRegistry())

@@ -78,8 +78,10 @@ func NewMetrics(r *metrics.Registry, now func() time.Time) *Metrics {
 }
 
 // watch tells the age of what a source says, from now on where it has said
-// nothing.
+// nothing. Its counters begin at 0.
 func (m *Metrics) watch(s *source, now time.Time) {
+	m.hits.WithLabelValues(s.name, s.kind)
+	m.failures.WithLabelValues(s.name, s.kind)
 	s.toldAt.Store(now.UnixNano())
 	m.mu.Lock()
 	defer m.mu.Unlock()
