@@ -41,6 +41,7 @@ type site struct {
 	url        string
 	metricsURL string
 	prometheus *devnet.Prometheus
+	silent     atomic.Bool // the screening hook gives no answer
 }
 
 // node is a way to the chain that can be cut.
@@ -129,11 +130,20 @@ func (s *site) fund(t *testing.T, wei int64) {
 // serve runs a facilitator in this process until the test ends.
 func (s *site) serve(t *testing.T, databaseURL string) {
 	t.Helper()
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if s.silent.Load() {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		_, _ = io.WriteString(w, `{"decision": "allow"}`) // a caller that is gone needs none
+	}))
+	t.Cleanup(hook.Close)
 	settings := must(json.Marshal(map[string]any{
 		"http":     map[string]any{"address": "127.0.0.1:0", "drain_delay": "0s", "drain_timeout": "10s"},
 		"clients":  map[string]any{"anonymous": map[string]any{"scopes": []string{"verify", "settle", "read"}, "rate": 0, "gas_per_day": 0}},
 		"metrics":  map[string]any{"address": "127.0.0.1:0"},
 		"database": map[string]any{"url": databaseURL},
+		"policy":   map[string]any{"screening": map[string]any{"hook": map[string]any{"url": hook.URL, "ttl": "1s"}}},
 		"chains": map[string]any{s.chain.Network(): map[string]any{
 			"rpc_url": s.first.url, "read_from": []any{map[string]any{"url": s.second.url, "name": "second"}},
 			"lanes":         []any{map[string]any{"private_key": s.lane.Hex()}},

@@ -16,8 +16,8 @@ import (
 	"facilitator/internal/metrics"
 )
 
-// TestWatching: Prometheus scrapes a service under load while a node dies, a
-// transaction sticks and gas runs out. The right alerts fire, and they clear.
+// TestWatching: Prometheus scrapes a service under load while a node dies,
+// screening can't tell, a transaction sticks and gas runs out. The right alerts fire, and they clear.
 func TestWatching(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -33,6 +33,11 @@ func TestWatching(t *testing.T) {
 	s.firing(t, "a node dies", []string{"FacilitatorNodeDown"}, []string{"FacilitatorNodeFails"})
 	s.second.down.Store(false)
 	s.firing(t, "it lives again", nil, nil)
+
+	s.silent.Store(true)
+	s.firing(t, "screening can't tell", []string{"FacilitatorScreeningFails", "FacilitatorUnavailable"}, nil)
+	s.silent.Store(false)
+	s.firing(t, "it can again", nil, nil)
 
 	s.first.deaf.Store(true)
 	s.firing(t, "a transaction sticks", []string{"FacilitatorTransactionStuck"}, []string{
