@@ -106,7 +106,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
-	c := &comparison{record: record, options: o, report: &Report{Counts: map[string]int{}}, movements: map[Key][]*movement{}}
+	c := &comparison{record: record, options: o, report: &Report{Counts: map[string]int{}, Violations: []Finding{}, Warnings: []Finding{}}, movements: map[Key][]*movement{}}
 	c.compareRows()
 	for _, network := range record.networks() {
 		if err := c.compareNetwork(ctx, network); err != nil {

@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -43,6 +44,9 @@ func TestHonestBooksFit(t *testing.T) {
 	var text strings.Builder
 	if err := r.Write(&text); err != nil || !strings.Contains(text.String(), "0 violations, 0 warnings") {
 		t.Errorf("%v: %s", err, text.String())
+	}
+	if encoded, err := json.Marshal(r); err != nil || !strings.Contains(string(encoded), `"violations":[],"warnings":[]`) {
+		t.Errorf("%v: %s", err, encoded)
 	}
 }
 
