@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -20,8 +21,8 @@ const (
 	// minePatience is how long the chain may take to mine our own
 	// transactions by itself before we have it done.
 	minePatience = 50 * time.Millisecond
-	// strandedAfter is after how many such times a transaction that the node has,
-	// and never mines, is sent anew.
+	// strandedAfter is after how many such times a transaction that is not mined
+	// is sent anew.
 	strandedAfter = 40
 	receiptPoll   = 3 * time.Millisecond
 )
@@ -48,6 +49,13 @@ func (c *Chain) sendToken(ctx context.Context, token, from common.Address, metho
 	return nil
 }
 
+// sent is a transaction of ours.
+type sent struct {
+	fields  map[string]any // of eth_sendTransaction
+	hash    common.Hash
+	receipt *types.Receipt
+}
+
 // send sends one transaction per payload as from, whose key is not needed,
 // and returns their receipts. A reverted transaction is an error with its
 // reason. If the chain does not mine by itself soon, send mines.
@@ -58,7 +66,13 @@ func (c *Chain) send(ctx context.Context, from common.Address, to *common.Addres
 	if err := errors.Join(c.FundETH(ctx, ether, from), c.do(ctx, "anvil_impersonateAccount", from)); err != nil {
 		return nil, err
 	}
-	hashes := make([]common.Hash, len(payloads))
+	// The nonces are ours to tell: what the node loses is the same one when it is
+	// sent anew.
+	var nonce hexutil.Uint64
+	if err := c.rpc.CallContext(ctx, &nonce, "eth_getTransactionCount", from, "pending"); err != nil {
+		return nil, fmt.Errorf("nonce of %v: %w", from, err)
+	}
+	all := make([]*sent, len(payloads))
 	for i, data := range payloads {
 		if to != nil {
 			// The node tells why a call fails, not why a transaction did.
@@ -66,71 +80,76 @@ func (c *Chain) send(ctx context.Context, from common.Address, to *common.Addres
 				return nil, err
 			}
 		}
-		transaction := map[string]any{"from": from, "to": to, "data": hexutil.Bytes(data), "gas": hexutil.Uint64(sendGas)}
-		if err := c.rpc.CallContext(ctx, &hashes[i], "eth_sendTransaction", transaction); err != nil {
+		all[i] = &sent{fields: map[string]any{
+			"from": from, "to": to, "data": hexutil.Bytes(data), "gas": hexutil.Uint64(sendGas), "nonce": nonce + hexutil.Uint64(i),
+		}}
+		if err := c.rpc.CallContext(ctx, &all[i].hash, "eth_sendTransaction", all[i].fields); err != nil {
 			return nil, fmt.Errorf("send: %w", err)
 		}
 	}
-	return c.await(ctx, hashes)
+	if err := c.await(ctx, all); err != nil {
+		return nil, err
+	}
+	receipts := make([]*types.Receipt, len(all))
+	for i, tx := range all {
+		receipts[i] = tx.receipt
+	}
+	return receipts, nil
 }
 
-// sendAnew has the node forget a transaction of ours and take it once more: it can
-// strand what it is given while it mines the one before.
-func (c *Chain) sendAnew(ctx context.Context, hash common.Hash) (common.Hash, error) {
-	var tx map[string]any
-	if err := c.rpc.CallContext(ctx, &tx, "eth_getTransactionByHash", hash); err != nil || tx == nil || tx["blockHash"] != nil {
-		return hash, err // it is mined, or gone
+// sendAnew has the node take a transaction of ours once more: it can lose what it is
+// given while it mines the one before, or keep it and never mine it.
+func (c *Chain) sendAnew(ctx context.Context, tx *sent) error {
+	var known *struct{ BlockHash *common.Hash }
+	if err := c.rpc.CallContext(ctx, &known, "eth_getTransactionByHash", tx.hash); err != nil {
+		return fmt.Errorf("send again: %w", err)
 	}
-	if err := c.do(ctx, "anvil_dropTransaction", hash); err != nil {
-		return hash, err
+	if known != nil && known.BlockHash != nil {
+		return nil // it is mined
 	}
-	again := map[string]any{"from": tx["from"], "to": tx["to"], "data": tx["input"], "gas": tx["gas"], "nonce": tx["nonce"]}
-	if err := c.rpc.CallContext(ctx, &hash, "eth_sendTransaction", again); err != nil {
-		return hash, fmt.Errorf("send again: %w", err)
+	if known != nil {
+		if err := c.do(ctx, "anvil_dropTransaction", tx.hash); err != nil {
+			return err
+		}
 	}
-	return hash, nil
+	err := c.rpc.CallContext(ctx, &tx.hash, "eth_sendTransaction", tx.fields)
+	if err != nil && c.look(ctx, []*sent{tx}) == nil && tx.receipt != nil {
+		return nil // it was mined meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("send again: %w", err)
+	}
+	return nil
 }
 
-// await returns the receipts of the transactions, in their order.
-func (c *Chain) await(ctx context.Context, hashes []common.Hash) ([]*types.Receipt, error) {
-	receipts := make([]*types.Receipt, len(hashes))
+// await returns when all transactions have receipts.
+func (c *Chain) await(ctx context.Context, all []*sent) error {
 	poll := time.NewTicker(receiptPoll)
 	defer poll.Stop()
 	idle := time.NewTimer(minePatience)
 	defer idle.Stop()
-	waits := 0
-	for {
-		batch := make([]rpc.BatchElem, len(hashes))
-		for i, hash := range hashes {
-			batch[i] = rpc.BatchElem{Method: "eth_getTransactionReceipt", Args: []any{hash}, Result: &receipts[i]}
+	open := slices.Clone(all)
+	for waits := 0; ; {
+		if err := c.look(ctx, open); err != nil {
+			return err
 		}
-		if err := c.batch(ctx, batch); err != nil {
-			return nil, err
-		}
-		mined := 0
-		for i, receipt := range receipts {
-			if receipt == nil {
-				continue
-			}
-			if receipt.Status != types.ReceiptStatusSuccessful {
-				return nil, fmt.Errorf("transaction %v reverted", hashes[i])
-			}
-			mined++
-		}
-		if mined == len(hashes) {
-			return receipts, nil
+		open = slices.DeleteFunc(open, func(tx *sent) bool { return tx.receipt != nil })
+		if len(open) == 0 {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for %d transactions to be mined: %w", len(hashes)-mined, context.Cause(ctx))
+			return fmt.Errorf("wait for %d transactions to be mined: %w", len(open), context.Cause(ctx))
 		case <-idle.C:
 			if waits++; waits%strandedAfter == 0 {
-				if err := c.sendStranded(ctx, hashes, receipts); err != nil {
-					return nil, err
+				for _, tx := range open {
+					if err := c.sendAnew(ctx, tx); err != nil {
+						return err
+					}
 				}
 			}
 			if err := c.Mine(ctx, 1); err != nil {
-				return nil, err
+				return err
 			}
 			idle.Reset(minePatience)
 		case <-poll.C:
@@ -138,15 +157,18 @@ func (c *Chain) await(ctx context.Context, hashes []common.Hash) ([]*types.Recei
 	}
 }
 
-// sendStranded sends what has no receipt anew.
-func (c *Chain) sendStranded(ctx context.Context, hashes []common.Hash, receipts []*types.Receipt) error {
-	for i, receipt := range receipts {
-		if receipt != nil {
-			continue
-		}
-		var err error
-		if hashes[i], err = c.sendAnew(ctx, hashes[i]); err != nil {
-			return err
+// look reads the receipts that there are.
+func (c *Chain) look(ctx context.Context, all []*sent) error {
+	calls := make([]rpc.BatchElem, len(all))
+	for i, tx := range all {
+		calls[i] = rpc.BatchElem{Method: "eth_getTransactionReceipt", Args: []any{tx.hash}, Result: &tx.receipt}
+	}
+	if err := c.batch(ctx, calls); err != nil {
+		return err
+	}
+	for _, tx := range all {
+		if tx.receipt != nil && tx.receipt.Status != types.ReceiptStatusSuccessful {
+			return fmt.Errorf("transaction %v reverted", tx.hash)
 		}
 	}
 	return nil

@@ -115,6 +115,55 @@ func TestFundingsAtOnce(t *testing.T) {
 	}
 }
 
+// TestFundingThatTheNodeLoses: it can lose what it is given while it mines.
+func TestFundingThatTheNodeLoses(t *testing.T) {
+	t.Parallel()
+	chain := startChain(t, devnet.ChainConfig{Network: devnet.Base})
+	payer := devnet.Keys(devnet.RolePayer, 1)[0].Address
+	if err := chain.FundUSDC(t.Context(), big.NewInt(1), payer); err != nil { // the minter is there
+		t.Fatal(err)
+	}
+	if err := chain.SetAutomine(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for funded, lost := int64(1), false; !lost; {
+		var work errgroup.Group
+		work.Go(func() error { return chain.FundUSDC(ctx, big.NewInt(1), payer) })
+		lost = loseOne(ctx, t, chain)
+		if err := work.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		funded++
+		wantBalance(t, chain, payer, funded)
+	}
+}
+
+// loseOne has the node lose the next transaction in its pool, and says whether it
+// was there still.
+func loseOne(ctx context.Context, t *testing.T, chain *devnet.Chain) bool {
+	t.Helper()
+	for {
+		var pool struct {
+			Pending map[common.Address]map[string]struct{ Hash common.Hash }
+		}
+		if err := chain.RPC().CallContext(ctx, &pool, "txpool_content"); err != nil {
+			t.Error(err)
+			return true
+		}
+		for _, sent := range pool.Pending {
+			for _, tx := range sent {
+				var dropped *common.Hash
+				if err := chain.RPC().CallContext(ctx, &dropped, "anvil_dropTransaction", tx.Hash); err != nil {
+					t.Error(err)
+				}
+				return dropped != nil
+			}
+		}
+	}
+}
+
 func TestFundThousand(t *testing.T) {
 	t.Parallel()
 	payers := addresses(devnet.RolePayer, 1000)
