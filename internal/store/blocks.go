@@ -19,11 +19,12 @@ const (
 	// in one order first: of replicas that do the same, one does it.
 	sqlFinalOurs = `
 WITH mined AS (
-	SELECT t.id, t.block_number, t.block_hash FROM transactions t JOIN lanes l ON l.id = t.lane_id
+	SELECT t.id, t.block_number, t.block_hash FROM transactions t
 	JOIN unnest($2::bigint[], $3::bytea[]) AS b(number, hash) ON b.number = t.block_number AND b.hash = t.block_hash
-	WHERE l.network = $1 AND t.state = 'included' ORDER BY t.id FOR UPDATE OF t
+	WHERE t.lane_id = ANY(ARRAY(SELECT id FROM lanes WHERE network = $1)) AND t.block_number = ANY($2) AND t.state = 'included'
+	ORDER BY t.id FOR UPDATE OF t
 ), sealed AS (
-	UPDATE transactions t SET state = 'final', updated_at = now() FROM mined m WHERE t.id = m.id AND t.state = 'included'
+	UPDATE transactions t SET state = 'final', updated_at = now() FROM mined m WHERE t.id = m.id AND t.state || '' = 'included'
 ), done AS (
 	UPDATE payments p SET state = 'final', updated_at = now() FROM mined m
 	WHERE p.transaction_id = m.id AND p.state = 'included' AND p.block_number = m.block_number AND p.block_hash = m.block_hash

@@ -22,7 +22,7 @@ WITH t AS (
 	INSERT INTO attempts (transaction_id, hash, raw, gas_limit, fee_cap, tip_cap) SELECT id, $3, $4, $5, $6, $7 FROM t RETURNING id, signed_at
 ), p AS (
 	UPDATE payments SET state = 'signed', transaction_id = t.id, tx_hash = $3, tries = tries + 1, updated_at = now()
-	FROM t WHERE payments.id = ANY($8) AND payments.state = 'queued' RETURNING 1
+	FROM t WHERE payments.id = ANY($8) AND payments.state || '' = 'queued' RETURNING 1
 )
 SELECT t.id, t.created_at, a.id, a.signed_at, (SELECT count(*) FROM p) FROM t, a`
 )

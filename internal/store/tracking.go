@@ -18,8 +18,8 @@ import (
 
 const (
 	sqlMarkSent          = `UPDATE attempts SET last_send_at = now() WHERE transaction_id = ANY($1)`
-	sqlBroadcastTx       = `UPDATE transactions SET state = 'broadcast', updated_at = now() WHERE id = ANY($1) AND state = 'signed'`
-	sqlBroadcastPayments = `UPDATE payments SET state = 'broadcast', updated_at = now() WHERE transaction_id = ANY($1) AND state = 'signed'`
+	sqlBroadcastTx       = `UPDATE transactions SET state = 'broadcast', updated_at = now() WHERE id = ANY($1) AND state || '' = 'signed'`
+	sqlBroadcastPayments = `UPDATE payments SET state = 'broadcast', updated_at = now() WHERE transaction_id = ANY($1) AND state || '' = 'signed'`
 )
 
 // MarkBroadcast records that the bytes of these transactions went to a node.
@@ -128,9 +128,10 @@ ON CONFLICT (network, day) DO UPDATE SET wei = s.wei + excluded.wei`
 	// In the order of the clients, so that no two wait for each other.
 	sqlSpendOfClients = `
 INSERT INTO client_spending AS s (client, day, wei, payments)
-SELECT coalesce(p.client, '00000000-0000-0000-0000-000000000000'), (now() AT TIME ZONE 'utc')::date,
-	sum(div(t.cost, (SELECT count(*) FROM payments q WHERE q.transaction_id = t.id))), count(*)
-FROM transactions t JOIN payments p ON p.transaction_id = t.id WHERE t.id = ANY($1::bigint[]) GROUP BY 1 ORDER BY 1
+SELECT coalesce(p.client, '00000000-0000-0000-0000-000000000000'), (now() AT TIME ZONE 'utc')::date, sum(div(t.cost, p.payments)), count(*)
+FROM (SELECT client, transaction_id, count(*) OVER (PARTITION BY transaction_id) AS payments
+	FROM payments WHERE transaction_id = ANY($1::bigint[])) p
+JOIN transactions t ON t.id = p.transaction_id GROUP BY 1 ORDER BY 1
 ON CONFLICT (client, day) DO UPDATE SET wei = s.wei + excluded.wei, payments = s.payments + excluded.payments`
 	sqlPay = `
 WITH paid AS (
@@ -138,7 +139,7 @@ WITH paid AS (
 		reason = NULL, message = NULL, updated_at = now()
 	FROM unnest($1::uuid[], $2::integer[]) AS j(id, tries)
 	WHERE p.id = j.id AND p.tries = j.tries AND coalesce(p.transaction_id, 0) = $3
-		AND (p.state IN ('queued', 'signed', 'broadcast') OR p.state = 'failed' AND p.transaction_id IS NOT NULL)
+		AND (p.state IN ('queued', 'signed', 'broadcast') OR p.state = 'failed' AND $3 <> 0)
 	RETURNING p.id), told AS (
 	INSERT INTO outbox (payment_id, type) SELECT id, 'payment.settled' FROM paid)
 SELECT count(*) FROM paid`
@@ -320,7 +321,7 @@ func evidenceOf(o *payment.Outcome) ([]byte, error) {
 const sqlWithdraw = `
 WITH withdrawn AS (
 	UPDATE payments SET state = 'failed', reason = $2, message = $3, evidence = $4, updated_at = now()
-	WHERE id = $1::text::uuid AND state = 'queued' AND tries = 0
+	WHERE id = $1::text::uuid AND state || '' = 'queued' AND tries = 0
 	RETURNING id, reorged), told AS (
 	INSERT INTO outbox (payment_id, type) SELECT id, 'payment.reversed' FROM withdrawn WHERE reorged)
 SELECT count(*) FROM withdrawn`
