@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -79,17 +81,24 @@ type Deps struct {
 // rows of its client.
 const maxListing = 8
 
+// largeBody is more than payments have: a kilobyte or two, and a wallet's signature.
+const largeBody = 16 << 10
+
 type server struct {
 	Deps
 	// calls and guesses, without a good key, are bounded by address.
 	calls, guesses     addressRate
 	verifying, listing crowd
+	// large bodies are decoded by a part of the cores, so that they stall no others.
+	large  chan struct{}
+	bodies sync.Pool // of *bytes.Buffer
 }
 
 // New returns the handler of every route.
 func New(d Deps) http.Handler {
 	s := &server{Deps: d, calls: addressRate{perSecond: d.MaxCalls}, guesses: addressRate{perSecond: d.MaxGuesses}}
 	s.verifying.most, s.listing.most = int64(d.MaxVerifying), maxListing
+	s.large = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	root := chi.NewRouter()
 	root.NotFound(s.handle(routeNone, s.notFound))
 	root.MethodNotAllowed(s.handle(routeNone, s.methodNotAllowed))

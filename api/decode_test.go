@@ -2,8 +2,10 @@ package api_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -135,4 +137,28 @@ func TestFieldsThatMayBeMissing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBodiesDoNotMix: the room that they are read into is used again.
+func TestBodiesDoNotMix(t *testing.T) {
+	t.Parallel()
+	b := newBench()
+	b.deps.MaxBodyBytes = 64 << 10
+	h := b.handler()
+	v2 := fixture(t, "v2.json")
+	var callers sync.WaitGroup
+	for i := range 16 {
+		callers.Go(func() {
+			for j := range 16 {
+				network := fmt.Sprintf("eip155:%d", 1_000_000+i*100+j)
+				padding := strings.Repeat("x", i*j*200) // up to 45 kB, some past what decodes at once
+				body := strings.ReplaceAll(v2, "eip155:84532", network)
+				body = strings.Replace(body, `{"x402Version"`, `{"padding":"`+padding+`","x402Version"`, 1)
+				if r := call(t, h, http.MethodPost, "/settle", body); r.status != http.StatusOK || !strings.Contains(r.text, `"network":"`+network+`"`) {
+					t.Errorf("%s: %d %s", network, r.status, r.text)
+				}
+			}
+		})
+	}
+	callers.Wait()
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,11 +25,16 @@ type call struct {
 	network string
 }
 
-// decode reads a body of either version. The network is told even where the
-// rest is unusable.
-func (s *server) decode(body []byte) (call, error) {
+// decode reads a body of either version, which is not to be used any more. The
+// network is told even where the rest is unusable.
+func (s *server) decode(body *bytes.Buffer) (call, error) {
+	defer s.bodies.Put(body)
 	var c call
-	o, err := x402.ParseObject(body)
+	if body.Len() > largeBody {
+		s.large <- struct{}{}
+		defer func() { <-s.large }()
+	}
+	o, err := x402.ParseObject(body.Bytes())
 	if err != nil {
 		return c, err
 	}

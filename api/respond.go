@@ -1,11 +1,11 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -226,13 +226,20 @@ func fault(r *http.Request, err error) answer {
 // readBody reads at most the configured bytes. The deadline is for the body
 // alone: one that outlived it would end the request's context in the middle of a
 // long /settle. After a body that did not end well it stays, so that what the
-// client still sends is not waited for.
-func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *answer) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.MaxBodyBytes))
+// client still sends is not waited for. The room that a body takes is used again once
+// it is decoded: a flood of large ones leaves no garbage.
+func (s *server) readBody(w http.ResponseWriter, r *http.Request) (*bytes.Buffer, *answer) {
+	body, ok := s.bodies.Get().(*bytes.Buffer)
+	if !ok {
+		body = new(bytes.Buffer)
+	}
+	body.Reset()
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, s.MaxBodyBytes))
 	if err == nil {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // as above
 		return body, nil
 	}
+	s.bodies.Put(body)
 	w.Header().Set("Connection", "close")
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, &answer{

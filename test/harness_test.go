@@ -51,6 +51,12 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "test set-up:", err)
 		return 1
 	}
+	if order := os.Getenv(attackEnv); order != "" {
+		if err := attackerMain(order); err != nil {
+			return fail(err)
+		}
+		return 0
+	}
 	before := goleak.IgnoreCurrent()
 	ctx := context.Background()
 	world.described = apitest.New()
