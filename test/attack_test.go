@@ -80,6 +80,7 @@ func TestAttackersDoNotStallHonestCallers(t *testing.T) {
 		}
 		h.bodies = append(h.bodies, string(body))
 	}
+	attacker := startAttacker(t)
 	quiet := make(chan struct{})
 	time.AfterFunc(3*time.Second, func() { close(quiet) })
 	p50, p99, n := h.during(t, quiet)
@@ -87,12 +88,16 @@ func TestAttackersDoNotStallHonestCallers(t *testing.T) {
 	calm := p99
 	statuses := make(map[int]int)
 	for _, a := range attacks() {
-		attacker := startAttacker(t, attackOrder{Attack: a.name, URL: s.url, Key: h.header, Bodies: h.bodies})
-		p50, p99, n := h.during(t, attacker.done)
-		report := attacker.report(t)
+		stop, report := make(chan struct{}), attackReport{}
+		attacked := attacker.attack(attackOrder{Attack: a.name, URL: s.url, Key: h.header, Bodies: h.bodies})
+		go func() {
+			defer close(stop)
+			report = <-attacked
+		}()
+		p50, p99, n := h.during(t, stop)
 		t.Logf("%-34s %6d answers, p50 %s, p99 %s, %.1f of nobody's; %d times", a.name, n, p50, p99, float64(p99)/float64(calm), report.Times)
-		if report.Times < a.least {
-			t.Errorf("%s: done %d times, want %d", a.name, report.Times, a.least)
+		if report.Failed != "" || report.Times < a.least {
+			t.Fatalf("%s: done %d times, want %d: %s", a.name, report.Times, a.least, report.Failed)
 		}
 		for status, n := range report.Statuses {
 			statuses[status] += n

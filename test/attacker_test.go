@@ -2,9 +2,9 @@ package test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,12 +20,15 @@ import (
 	"time"
 )
 
-// attackEnv has an attacker's order; a process of this test that has one does
-// nothing else.
-const attackEnv = "TEST_ATTACK_ORDER"
+// attackEnv makes a process of this test an attacker and nothing else.
+const attackEnv = "TEST_ATTACKER"
 
-// attackFor is how long an attacker goes on.
-const attackFor = 2 * time.Second
+// attackFor is how long each attack goes on at least, and attackAtMost how long where
+// it is not done often enough to prove anything.
+const (
+	attackFor    = 2 * time.Second
+	attackAtMost = time.Minute
+)
 
 // attackOrder is what an attacker is to do, and what it knows.
 type attackOrder struct {
@@ -38,66 +41,96 @@ type attackOrder struct {
 type attackReport struct {
 	Times    int
 	Statuses map[int]int
+	Failed   string
 }
 
-// attacking is an attacker at work.
-type attacking struct {
-	cmd    *exec.Cmd
-	out    bytes.Buffer
-	failed error
-	done   chan struct{}
+// attackerProcess does what it is told on its standard input.
+type attackerProcess struct {
+	orders  *json.Encoder
+	reports *json.Decoder
 }
 
 // startAttacker starts one, with the least claim to the cores that there is: what
 // its own work costs is not what it does to others.
-func startAttacker(t *testing.T, order attackOrder) *attacking {
+func startAttacker(t *testing.T) *attackerProcess {
 	t.Helper()
-	encoded, err := json.Marshal(order)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "nice", "-n", "19", os.Args[0])
+	cmd.Env, cmd.Stderr = append(os.Environ(), attackEnv+"=yes"), os.Stderr
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &attacking{cmd: exec.CommandContext(t.Context(), "nice", "-n", "19", os.Args[0]), done: make(chan struct{})}
-	a.cmd.Env = append(os.Environ(), attackEnv+"="+string(encoded))
-	a.cmd.Stdout, a.cmd.Stderr = &a.out, os.Stderr
-	if err := a.cmd.Start(); err != nil {
+	out, err := cmd.StdoutPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		defer close(a.done)
-		a.failed = a.cmd.Wait()
-	}()
-	return a
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close() // it ends
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("attacker: %v", err)
+		}
+	})
+	return &attackerProcess{json.NewEncoder(in), json.NewDecoder(out)}
 }
 
-// report is what a finished one tells.
-func (a *attacking) report(t *testing.T) (r attackReport) {
-	t.Helper()
-	<-a.done
-	if err := json.Unmarshal(a.out.Bytes(), &r); a.failed != nil || err != nil {
-		t.Fatalf("attacker: %v, %v: %s", a.failed, err, &a.out)
-	}
-	return r
+// attack has it do one thing, and sends what became of it.
+func (p *attackerProcess) attack(order attackOrder) <-chan attackReport {
+	done := make(chan attackReport, 1)
+	go func() {
+		defer close(done)
+		var r attackReport
+		if err := errors.Join(p.orders.Encode(order), p.reports.Decode(&r)); err != nil {
+			r.Failed = err.Error()
+		}
+		done <- r
+	}()
+	return done
 }
 
 // attackerMain is the attacker's process.
-func attackerMain(order string) error {
-	a := &attacker{statuses: map[int]int{}}
-	if err := json.Unmarshal([]byte(order), &a.order); err != nil {
-		return fmt.Errorf("order: %w", err)
-	}
-	u, err := url.Parse(a.order.URL)
-	if err != nil {
-		return fmt.Errorf("order: %w", err)
-	}
-	a.host = u.Host
-	ctx, cancel := context.WithTimeout(context.Background(), attackFor)
-	defer cancel()
-	for _, one := range attacks() {
-		if one.name == a.order.Attack {
-			one.run(ctx, a)
+func attackerMain() error {
+	orders, reports := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		a := &attacker{statuses: map[int]int{}}
+		if err := orders.Decode(&a.order); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("order: %w", err)
+		}
+		u, err := url.Parse(a.order.URL)
+		if err != nil {
+			return fmt.Errorf("order: %w", err)
+		}
+		a.host = u.Host
+		for _, one := range attacks() {
+			if one.name == a.order.Attack {
+				a.carryOut(one)
+			}
+		}
+		http.DefaultClient.CloseIdleConnections()
+		if err := reports.Encode(attackReport{Times: int(a.times.Load()), Statuses: a.statuses}); err != nil {
+			return fmt.Errorf("report: %w", err)
 		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(attackReport{Times: int(a.times.Load()), Statuses: a.statuses})
+}
+
+// carryOut does an attack for its time.
+func (a *attacker) carryOut(one attack) {
+	ctx, cancel := context.WithTimeout(context.Background(), attackAtMost)
+	defer cancel()
+	go func() {
+		look := time.NewTicker(10 * time.Millisecond)
+		defer look.Stop()
+		for begun := time.Now(); ctx.Err() == nil; <-look.C {
+			if time.Since(begun) >= attackFor && a.times.Load() >= int64(one.least) {
+				cancel()
+			}
+		}
+	}()
+	one.run(ctx, a)
 }
 
 // attack is a way to stall a service.
@@ -116,7 +149,7 @@ func attacks() []attack {
 	}
 	const connections = 10_000
 	return []attack{
-		{"10,000 connections that say nothing", 5000, keepOpen(connections, func(*attacker) string { return "" })},
+		{"10,000 connections that say nothing", 2000, keepOpen(connections, func(*attacker) string { return "" })},
 		{"2,000 that send half a header", 1000, keepOpen(2000, func(*attacker) string { return "POST /verify HTT" })},
 		{"2,000 that send half a body", 1000, keepOpen(2000, func(a *attacker) string {
 			return attackHead + "Authorization: " + a.order.Key + "\r\nContent-Length: 1000\r\n\r\n{"
@@ -208,8 +241,7 @@ func (a *attacker) send(ctx context.Context, text string) {
 		return
 	}
 	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	_ = conn.SetDeadline(deadline)
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	go func() { _, _ = io.WriteString(conn, text) }() // the answer may come first
 	if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
 		_ = response.Body.Close()

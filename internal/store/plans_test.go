@@ -25,6 +25,9 @@ func TestPlansMadeOfEmptyTablesStand(t *testing.T) {
 	conn, err := pool.Acquire(t.Context())
 	must(t, err)
 	defer conn.Release()
+	if one[int](t, conn.Conn(), "SELECT current_setting('server_version_num')::int") < 160_000 {
+		t.Skip("this server can't show plans without values")
+	}
 	// What is read whole is meant to be, and small: clients, what is under way, and
 	// payments that somebody else's transaction made.
 	whole := map[string][]string{
