@@ -16,7 +16,7 @@ FUZZTIME ?= 20s
 NOT_ON_FORK = ^(TestCrash|TestEveryCrash|TestCommand|TestMany|TestOfficialSDK)
 # Most integration tests wait for blocks: more of them run at once than there are
 # cores. BUSY is go test's -parallel.
-BUSY ?= 6
+BUSY ?= 4
 RACE ?= $(shell test "$$(go env CGO_ENABLED)" = 1 && echo -race)
 
 .DEFAULT_GOAL := help

@@ -20,6 +20,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"facilitator/internal/redact"
 )
 
 // Options of a Tracer.
@@ -58,8 +60,12 @@ func New(ctx context.Context, o Options) (*Tracer, error) {
 	if err != nil {
 		return nil, errors.New("exporter can't be made")
 	}
+	var secrets []string
+	for _, value := range headers {
+		secrets = append(secrets, append(strings.Fields(value), value)...) // of "Bearer x" also x alone
+	}
 	t.provider = sdktrace.NewTracerProvider(
-		sdktrace.WithBatcher(&telling{SpanExporter: exporter, log: o.Log}),
+		sdktrace.WithBatcher(&telling{SpanExporter: exporter, log: o.Log, secrets: redact.Of(o.Endpoint, secrets...)}),
 		sdktrace.WithSampler(sdktrace.ParentBased(requests{of: sdktrace.TraceIDRatioBased(float64(o.PerMillion) / 1e6)})),
 		sdktrace.WithResource(resource.NewSchemaless(
 			attribute.String("service.name", "facilitator"), attribute.String("service.version", o.Version), attribute.String("service.instance.id", o.Replica),
@@ -156,15 +162,17 @@ func (s requests) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingR
 
 func (s requests) Description() string { return "requests of " + s.of.Description() }
 
-// telling logs what was not exported.
+// telling logs what was not exported. The exporter's error has the collector's answer,
+// which may repeat what it was asked with.
 type telling struct {
 	sdktrace.SpanExporter
-	log *slog.Logger
+	log     *slog.Logger
+	secrets redact.Secrets
 }
 
 func (e *telling) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	if err := e.SpanExporter.ExportSpans(ctx, spans); err != nil {
-		e.log.WarnContext(ctx, "traces were not taken by the collector", slog.Int("spans", len(spans)), slog.Any("error", err))
+		e.log.WarnContext(ctx, "traces were not taken by the collector", slog.Int("spans", len(spans)), slog.String("error", e.secrets.Text(err.Error())))
 	}
 	return nil
 }

@@ -146,6 +146,38 @@ func TestACollectorThatIsAwayIsTold(t *testing.T) {
 	}
 }
 
+// TestACollectorThatRepeatsItsHeadersIsNotQuoted (I10): the exporter's error has what
+// the collector answers.
+func TestACollectorThatRepeatsItsHeadersIsNotQuoted(t *testing.T) {
+	t.Parallel()
+	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "no luck with "+r.URL.String()+", "+r.Header.Get("X-Key")+", "+strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), http.StatusBadRequest)
+	}))
+	defer collector.Close()
+	var out bytes.Buffer
+	tracer, err := New(t.Context(), Options{
+		Endpoint: collector.URL + "/ingest-5f0c77e1/v1/traces", Headers: "X-Key=key-93ab7c1f,Authorization=Bearer token-2b8d4410", PerMillion: 1e6,
+		Log: slog.New(slog.NewTextHandler(&out, nil)), ShutdownTimeout: 10 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, span := tracer.Provider().Tracer("test").Start(t.Context(), "request", trace.WithSpanKind(trace.SpanKindServer))
+	span.End()
+	if err := tracer.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	text := out.String()
+	if !strings.Contains(text, "no luck with") {
+		t.Errorf("the answer is not told: %s", text)
+	}
+	for _, secret := range []string{"ingest-5f0c77e1", "key-93ab7c1f", "token-2b8d4410"} {
+		if strings.Contains(text, secret) {
+			t.Errorf("%s is told: %s", secret, text)
+		}
+	}
+}
+
 func TestHeaders(t *testing.T) {
 	t.Parallel()
 	headers, err := ParseHeaders("authorization=Bearer a=b, x = y ,")
