@@ -374,7 +374,7 @@ func received(t *testing.T, c *devnet.Chain, payee common.Address) int64 {
 }
 
 // eventually waits for a condition of another process or goroutine, looking
-// often; it fails the test after half a minute.
+// often; it fails the test after a minute.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(time.Minute)

@@ -17,7 +17,8 @@ import (
 )
 
 // TestWatching: Prometheus scrapes a service under load while a node dies,
-// screening can't tell, a transaction sticks and gas runs out. The right alerts fire, and they clear.
+// screening can't tell, a transaction sticks and gas runs out. The right alerts fire,
+// and they clear.
 func TestWatching(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
